@@ -1,0 +1,1 @@
+"""Combiner: adds partial sums of a bag and requantises once."""

@@ -1,0 +1,1 @@
+"""Compute-centric core: MLP, interaction, sigmoid."""

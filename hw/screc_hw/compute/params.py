@@ -1,0 +1,117 @@
+"""Parameters of the compute-centric core, its derived widths and its cost."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from screc_hw.model import ModelShape
+from screc_hw.numerics import ACC_BITS, SIGMOID_ENTRIES
+from screc_hw.resources import Resources, memory_blocks
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ComputeParams:
+    """Compile-time maxima of a compute-centric core.
+
+    Parameters
+    ----------
+    rows, columns
+        Array size: rows are samples of a sub-batch, columns output channels (multiple of 8).
+    lanes
+        Bytes of a feature-buffer word.
+    slots
+        Batch slots of the feature and dense buffers, a power of two.
+    dot_lanes
+        Multipliers per row of the interaction unit, a power of two up to ``lanes``.
+    vector_words
+        Words that one sample's vectors take in the feature buffer.
+    max_dense, max_k, max_dim
+        Largest dense width, layer input and embedding dimension.
+    activation_words, weight_words, requantise_words, program_length
+        Depths of the memories: words of ``rows`` bytes, words of ``columns`` bytes, entries,
+        operations.
+    dot
+        Whether the interaction unit is built.
+    """
+
+    rows: int
+    columns: int
+    lanes: int
+    slots: int = 2
+    dot_lanes: int = 4
+    vector_words: int
+    max_dense: int
+    activation_words: int
+    weight_words: int
+    requantise_words: int
+    program_length: int
+    max_k: int
+    dot: bool = True
+    max_dim: int = 128
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "lanes", "slots", "dot_lanes"):
+            value = getattr(self, name)
+            if value < 1 or value & (value - 1):
+                raise ValueError(f"{name} must be a power of two, not {value}")
+        if self.columns < 8 or self.columns % 8:
+            raise ValueError(f"columns must be a multiple of 8, not {self.columns}")
+        if self.dot_lanes > self.lanes:
+            raise ValueError(f"dot_lanes {self.dot_lanes} must not exceed lanes {self.lanes}")
+
+    @property
+    def acc_bits(self) -> int:
+        """Signed width of accumulator plus bias (|.| < 2**26, kept by the weight scales)."""
+        return ACC_BITS
+
+    @staticmethod
+    def activation_words_for(model: ModelShape) -> int:
+        """Words of the activation memory: two regions, consecutive layers alternate."""
+        a, b = ComputeParams.activation_regions(model)
+        return a + b
+
+    @staticmethod
+    def activation_regions(model: ModelShape) -> tuple[int, int]:
+        """Sizes of the activation memory's regions A and B.
+
+        Bottom layer i writes A for even i, B for odd i (the last one writes the feature buffer);
+        the concatenated tensor is in A; top layer i writes B for even i, A for odd i.
+        """
+        a, b = model.top_inputs, 1
+        for i, layer in enumerate(model.bottom_layers[:-1]):
+            a, b = (max(a, layer.n), b) if i % 2 == 0 else (a, max(b, layer.n))
+        for i, layer in enumerate(model.top_layers[:-1]):
+            a, b = (a, max(b, layer.n)) if i % 2 == 0 else (max(a, layer.n), b)
+        return a, b
+
+    def cycles(self, model: ModelShape) -> float:
+        """Cycles of one sub-batch of ``rows`` samples, operations one after the other."""
+        total = 0.0
+        for layer in (*model.bottom_layers, *model.top_layers):
+            tiles = -(-layer.n // self.columns)
+            total += tiles * max(layer.k, min(layer.n, self.columns)) + self.columns + 16
+        if model.interaction == "dot":
+            total += (model.bottom[-1] if model.dense else 0) + 16
+            total += model.pairs * (model.vector_dims[0] // self.dot_lanes) + 16
+        else:
+            total += model.top_inputs + 16
+        return total
+
+    def resources(self) -> Resources:
+        """Estimate: DSPs by count of multipliers (one INT8 product each for now)."""
+        array = self.rows * self.columns
+        dot = self.rows * self.dot_lanes if self.dot else 0
+        feature = self.slots * self.vector_words
+        return (
+            Resources(
+                lut=4000 + array * 30 + dot * 20 + self.rows * 260,
+                ff=4000 + array * 80 + dot * 60 + self.rows * 320,
+                dsp=array + dot + self.rows * 2 + 4,
+            )
+            + memory_blocks(self.activation_words, self.rows * 8)
+            + memory_blocks(self.slots * max(self.max_dense, 1), self.rows * 8)
+            + memory_blocks(self.weight_words, self.columns * 8)
+            + memory_blocks(self.requantise_words, 56)
+            + memory_blocks(SIGMOID_ENTRIES, 16)
+            + 2 * self.rows * memory_blocks(feature, self.lanes * 8)
+        )

@@ -1,0 +1,1 @@
+"""Device top: request reader, result writer, control, composition."""

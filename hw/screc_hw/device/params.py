@@ -1,0 +1,44 @@
+"""Parameters of the device's host side: request reader, loader, result writer, control."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from screc_hw.model import ModelShape
+from screc_hw.protocol import BEAT_BYTES
+from screc_hw.resources import Resources, memory_blocks
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HostParams:
+    """Compile-time maxima of the host side.
+
+    Parameters
+    ----------
+    burst_beats
+        Beats per read burst of the request queue (64 beats of 64 bytes are 4 KiB).
+    prefetch_bursts
+        Bursts that may be requested and not yet consumed.
+    timeout_cycles
+        Cycles without progress after which a batch ends with ``TIMEOUT``.
+    """
+
+    burst_beats: int = 16
+    prefetch_bursts: int = 4
+    timeout_cycles: int = 1 << 20
+
+    @property
+    def port_bits(self) -> int:
+        """Width of the host port."""
+        return BEAT_BYTES * 8
+
+    def cycles(self, model: ModelShape, *, rows: int) -> float:
+        """Cycles per sub-batch: bag headers one per cycle, dense words one per cycle."""
+        return rows * len(model.features) + model.dense + 4
+
+    def resources(self, *, memory: int, compute: int) -> Resources:
+        """Estimate from the datapath's widths."""
+        fifo = memory_blocks(self.burst_beats * self.prefetch_bursts, self.port_bits)
+        return fifo + Resources(
+            lut=6000 + 400 * (memory + compute), ff=8000 + 600 * (memory + compute)
+        )

@@ -1,0 +1,1 @@
+"""Memory-centric core: gather, dequantise, pool."""

@@ -1,0 +1,231 @@
+"""Parameters of a whole device: which cores, how large, and what they cost.
+
+:class:`DeviceParams` is the one object that planner, generator, golden model and test bench agree
+on. Each core's own parameters, with every derived width and its cycle and resource formulas, are in
+``memory.params``, ``combiner.params``, ``compute.params`` and ``device.params``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from screc_hw.combiner.params import CombinerParams
+from screc_hw.compute.params import ComputeParams
+from screc_hw.device.params import HostParams
+from screc_hw.memory.params import GatherParams
+from screc_hw.model import ModelShape
+from screc_hw.resources import Resources
+
+
+def pow2_at_least(value: int) -> int:
+    """Smallest power of two that is at least ``value``."""
+    return 1 << max(0, value - 1).bit_length()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """Predicted clock cycles of one batch in steady state, by part; the largest is the bottleneck.
+
+    ``total`` is for a block of ``samples`` run alone, fill and drain included.
+    """
+
+    samples: int
+    total: float
+    parts: dict[str, float]
+
+    @property
+    def per_sample(self) -> float:
+        """Cycles per sample."""
+        return self.total / self.samples
+
+    @property
+    def bottleneck(self) -> str:
+        """Name of the slowest part."""
+        return max(self.parts, key=lambda name: self.parts[name])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeviceParams:
+    """A device: ``memory`` gather cores, ``compute`` compute cores, one combiner, one host port.
+
+    Parameters
+    ----------
+    memory, compute
+        Counts of cores; ``compute`` is a power of two.
+    gather, combiner, core, host
+        Parameters of each kind of core. They agree on ``lanes``, ``rows``, ``slots`` and widths;
+        :meth:`for_model` makes them so and ``__post_init__`` checks it.
+    """
+
+    memory: int
+    compute: int
+    gather: GatherParams
+    combiner: CombinerParams
+    core: ComputeParams
+    host: HostParams
+
+    def __post_init__(self) -> None:
+        if self.memory < 1:
+            raise ValueError(f"a device has at least 1 memory core for now, not {self.memory}")
+        if self.compute < 1 or self.compute & (self.compute - 1):
+            raise ValueError(f"compute cores must be a power of two, not {self.compute}")
+        for name in ("lanes", "rows", "slots", "acc_bits", "max_features"):
+            a, b = getattr(self.gather, name), getattr(self.combiner, name)
+            if a != b:
+                raise ValueError(f"gather {name} {a} and combiner {name} {b} must be equal")
+        if self.core.rows != self.combiner.rows or self.core.lanes != self.combiner.lanes:
+            raise ValueError(
+                f"compute core rows × lanes {self.core.rows} × {self.core.lanes} and combiner "
+                f"{self.combiner.rows} × {self.combiner.lanes} must be equal"
+            )
+        if self.core.slots * self.compute != self.combiner.slots:
+            raise ValueError(
+                f"combiner slots {self.combiner.slots} must be slots × compute cores "
+                f"{self.core.slots} × {self.compute}"
+            )
+
+    @classmethod
+    def for_model(
+        cls,
+        model: ModelShape,
+        *,
+        memory: int = 1,
+        compute: int = 1,
+        rows: int = 8,
+        columns: int = 8,
+        port_bits: int = 512,
+        outstanding: int = 64,
+        slots: int = 2,
+        dot_lanes: int | None = None,
+    ) -> DeviceParams:
+        """Size a device's maxima for one model.
+
+        Raises
+        ------
+        ValueError
+            If the model needs something these cores cannot do; the message names it.
+        """
+        dims = {table.dim for table in model.tables}
+        lanes = min(math.gcd(*dims, 64) if dims else 8, port_bits // 8)
+        if lanes < 4:
+            raise ValueError(f"embedding dimensions must be multiples of 4, not {sorted(dims)}")
+        features = max(len(model.features), 1)
+        max_slices = max((d // lanes for d in dims), default=1)
+        vector_words = sum(-(-d // lanes) for d in model.vector_dims)
+        layers = (*model.bottom_layers, *model.top_layers)
+        gather = GatherParams(
+            port_bits=port_bits,
+            lanes=lanes,
+            outstanding=outstanding,
+            max_features=features,
+            max_slices=max_slices,
+            rows=rows,
+            slots=slots * compute,
+        )
+        return cls(
+            memory=memory,
+            compute=compute,
+            gather=gather,
+            combiner=CombinerParams(
+                lanes=lanes,
+                rows=rows,
+                slots=slots * compute,
+                max_features=features,
+                max_slices=max_slices,
+                vector_words=vector_words,
+                mean=any(f.mode == "mean" for f in model.features),
+            ),
+            core=ComputeParams(
+                rows=rows,
+                columns=columns,
+                lanes=lanes,
+                slots=slots,
+                dot_lanes=dot_lanes or min(lanes, 4),
+                vector_words=vector_words,
+                max_dense=model.dense,
+                activation_words=ComputeParams.activation_words_for(model),
+                weight_words=sum(layer.k * -(-layer.n // columns) for layer in layers),
+                requantise_words=sum(layer.n for layer in layers) + 2,
+                program_length=len(layers) + 2,
+                max_k=max(layer.k for layer in layers),
+                dot=model.interaction == "dot",
+                max_dim=max(model.vector_dims, default=1),
+            ),
+            host=HostParams(),
+        )
+
+    def resources(self) -> Resources:
+        """Estimate the device's resources: the sum of its cores, the shell excluded."""
+        return (
+            self.memory * self.gather.resources()
+            + self.combiner.resources()
+            + self.compute * self.core.resources()
+            + self.host.resources(memory=self.memory, compute=self.compute)
+        )
+
+    def predict(
+        self, model: ModelShape, samples: int, *, lookups: float | None = None, latency: int = 64
+    ) -> Prediction:
+        """Predict the cycles of one RUN block of ``samples``.
+
+        Parameters
+        ----------
+        model
+            The model that runs.
+        samples
+            Samples in the block.
+        lookups
+            Mean lookups per sample over all features; the model's own where None.
+        latency
+            Memory read latency in cycles, request accepted to first data beat.
+        """
+        count = model.lookups if lookups is None else lookups
+        batches = -(-samples // self.core.rows)
+        rows = self.core.rows
+        mean_slices = (
+            sum(f.pooling * model.tables[f.table].dim for f in model.features)
+            / max(model.lookups, 1e-9)
+            / self.gather.lanes
+        )
+        row_beats = sum(
+            f.pooling * model.tables[f.table].row_beats(self.gather.port_bits // 8)
+            for f in model.features
+        ) / max(model.lookups, 1e-9)
+        gather = self.gather.cycles(
+            lookups=count * rows / self.memory, slices=mean_slices, row_beats=row_beats
+        )
+        combine = self.combiner.cycles(model, partials_per_bag=1.0)
+        compute = self.core.cycles(model)
+        host = self.host.cycles(model, rows=rows)
+        parts = {
+            "gather": gather * batches,
+            "combine": combine * batches,
+            "compute": compute * -(-batches // self.compute),
+            "host": host * batches,
+        }
+        steady = max(parts.values())
+        fill = (
+            host
+            + latency * 2
+            + max(gather, combine)
+            + (0 if parts["compute"] == steady else compute)
+        )
+        return Prediction(samples=samples, total=steady + fill, parts=parts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return every parameter as plain numbers, for ``design.json``."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> DeviceParams:
+        """Inverse of :meth:`as_dict`."""
+        return cls(
+            memory=data["memory"],
+            compute=data["compute"],
+            gather=GatherParams(**data["gather"]),
+            combiner=CombinerParams(**data["combiner"]),
+            core=ComputeParams(**data["core"]),
+            host=HostParams(**data["host"]),
+        )

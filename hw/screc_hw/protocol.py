@@ -1,0 +1,265 @@
+"""Wire formats between host and device: the request queue, its blocks, and what LOAD writes.
+
+Host encoder, loader hardware and test bench all read their field positions here. Every word is
+little-endian. The documentation with pictures is docs/interfaces.md.
+
+Request queue
+-------------
+A contiguous run of *blocks* in the memory of the host port, each a whole number of 64-byte beats.
+Beat 0 of a block is its header, sixteen 32-bit words (:class:`Header`).
+
+RUN block, after the header::
+
+    section table   ceil(memory_cores / 8) beats, 8 bytes per memory core:
+                    {u32 offset in beats of the core's port, from the core's base; u32 lookups}
+    per sub-batch   (rows samples each, the last one padded with empty bags and zeros)
+      bag headers   rows × features words of 32 bits, sample-major, padded to a beat
+      dense         dense × rows bytes: for every input k, one byte per row; padded to a beat
+
+LOAD block, after the header: ``words`` 64-bit words for :class:`LoadTarget`, padded to a beat.
+
+Lookup section
+--------------
+In the memory that the memory core's own port reads: 64-bit records (:class:`Lookup`) ordered by
+sub-batch, sample and feature, padded to a beat of that port. ``last`` marks the last record of a
+bag within this section.
+
+Results
+-------
+At ``result_offset`` beats from the result pointer, one status beat (:class:`Status`), and for RUN
+one 64-bit record per row of every sub-batch (:class:`Result`), padded rows included.
+The status beat is written after everything else of its block.
+"""
+
+from __future__ import annotations
+
+import enum
+
+BEAT_BYTES = 64
+"""Beat of the host port (512 bits); the unit of block lengths and result offsets."""
+
+MAGIC = 0x51524353
+"""Header word 0, "SCRQ" in memory."""
+
+STATUS_MAGIC = 0x53524353
+"""Status word 0, "SCRS" in memory."""
+
+VERSION = 1
+
+HEADER_WORDS = 16
+
+
+class Opcode(enum.IntEnum):
+    """What a block asks for."""
+
+    RUN = 1
+    LOAD = 2
+
+
+class Header(enum.IntEnum):
+    """Index of each 32-bit word of a block header."""
+
+    MAGIC = 0
+    VERSION_OPCODE = 1  # version | opcode << 16
+    BLOCK_BYTES = 2  # whole block, header included, a multiple of 64
+    BLOCK_ID = 3  # echoed in the status beat
+    RESULT_OFFSET = 4  # beats from the result pointer
+    SAMPLES = 5  # RUN: 1..65535
+    FEATURES = 6  # RUN
+    DENSE = 7  # RUN: dense inputs per sample, 0 without a bottom MLP
+    SECTIONS = 8  # RUN: entries of the section table = memory cores
+    LOAD_TARGET = 9  # LOAD: LoadTarget | core << 8 (0xff: every core of that kind)
+    LOAD_ADDRESS = 10  # LOAD: first 64-bit word address
+    LOAD_WORDS = 11  # LOAD: count of 64-bit words
+    LOAD_CRC = 12  # LOAD: CRC-32 (zlib's) of the data words, padding excluded
+    RESERVED_13 = 13
+    RESERVED_14 = 14
+    CHECKSUM = 15  # XOR of words 0..14, inverted
+
+
+class LoadTarget(enum.IntEnum):
+    """Destination of a LOAD block; addresses are in 64-bit words within it."""
+
+    GATHER_FEATURES = 0  # memory core: FEATURE_WORDS words per feature
+    GATHER_STAGING = 1  # memory core: word 0 base byte offset, word 1 ring length in beats
+    COMBINER_FEATURES = 2  # one word per feature
+    PROGRAM = 3  # compute core: LAYER_WORDS words per operation
+    WEIGHTS = 4  # compute core: columns/8 words per (k, tile of columns)
+    REQUANTISE = 5  # compute core: one word per output channel or scalar entry
+    SIGMOID = 6  # compute core: one word per table point
+
+
+ALL_CORES = 0xFF
+
+# --- bag header, 32 bits -------------------------------------------------------------------------
+BAG_LENGTH_SHIFT, BAG_LENGTH_BITS = 0, 16
+BAG_RECIPROCAL_SHIFT, BAG_RECIPROCAL_BITS = 16, 16  # r_L of the mean; 0 is allowed for sums
+
+# --- lookup record, 64 bits ----------------------------------------------------------------------
+LOOKUP_FIELDS: dict[str, tuple[int, int]] = {
+    "rank": (0, 32),  # frequency rank, or the staging ring's beat when staged
+    "feature": (32, 12),
+    "sample": (44, 16),  # within the block
+    "staged": (60, 1),
+    "last": (61, 1),
+    "reserved": (62, 2),
+}
+"""(lowest bit, width) of every field. A weighted record (later) is 128 bits: this word, then the
+weight."""
+
+MAX_FEATURES = 1 << LOOKUP_FIELDS["feature"][1]
+MAX_SAMPLES = (1 << LOOKUP_FIELDS["sample"][1]) - 1
+
+# --- memory core: feature descriptor, FEATURE_WORDS × 64 bits ------------------------------------
+FEATURE_WORDS = 4
+FEATURE_FIELDS: dict[str, tuple[int, int]] = {
+    "base": (0, 48),  # byte offset of the core's first row of this table, beat-aligned
+    "row_beats": (48, 6),  # beats per row, 1..32
+    "sub_beat": (54, 1),  # rows smaller than a beat: stride_log2 holds
+    "stride_log2": (55, 4),  # log2 of the stride in bytes when sub_beat
+    "int4": (59, 1),  # two codes a byte, low nibble first; else int8
+    "enable": (60, 1),  # 0: every lookup of this feature is out of range here
+    "first": (64, 32),  # ranks [first, last) with rank mod 2**stripe_log2 == residue live here
+    "last": (96, 32),
+    "stripe_log2": (128, 5),
+    "residue": (136, 16),
+    "slices": (152, 8),  # dim / lanes, 1..
+    "reserved": (192, 64),  # tiers to come: on-chip and TT ranges
+}
+
+# --- combiner: feature descriptor, 64 bits -------------------------------------------------------
+COMBINER_FIELDS: dict[str, tuple[int, int]] = {
+    "m": (0, 16),
+    "s": (16, 6),
+    "mean": (22, 1),
+    "slices": (24, 8),
+    "vector_base": (32, 20),  # first word of this bag in a slot of the feature buffer
+}
+
+
+# --- compute core: operation descriptor, LAYER_WORDS × 64 bits -----------------------------------
+class Operation(enum.IntEnum):
+    """What one step of the layer program does, on the rows of one sub-batch."""
+
+    LINEAR = 0  # dst[n] = requantise(relu(sum_k src[k] * w[k, n] + bias[n]))
+    COPY = 1  # dst[i] = requantise(feature buffer component i), scalar entry
+    DOT = 2  # dst[p] = requantise(v_i · v_j), i > j row-major, scalar entry
+
+
+class Source(enum.IntEnum):
+    """Where LINEAR reads."""
+
+    DENSE = 0
+    ACTIVATION = 1
+
+
+class Destination(enum.IntEnum):
+    """Where an operation writes."""
+
+    ACTIVATION = 0
+    FEATURE = 1  # component n of the feature buffer's slot (the bottom output, vector 0)
+    OUTPUT = 2  # the logit: integer, Q5.11, sigmoid
+
+
+LAYER_WORDS = 4
+LAYER_FIELDS: dict[str, tuple[int, int]] = {
+    "operation": (0, 4),
+    "source": (4, 4),
+    "destination": (8, 4),
+    "relu": (12, 1),
+    "last": (13, 1),  # last operation of the program
+    "wait_features": (14, 1),  # start only when the slot's bags are complete
+    "k": (16, 16),  # LINEAR: inputs; COPY: feature words; DOT: words per vector
+    "n": (32, 16),  # LINEAR: outputs; DOT: vectors
+    "source_base": (64, 24),  # activation (or dense) word; COPY, DOT: feature word
+    "destination_base": (96, 24),
+    "weight_base": (128, 32),  # word of `columns` bytes
+    "requantise_base": (160, 24),  # entry of channel 0, or the scalar entry
+    "reserved": (192, 64),  # elementwise and residual sources to come
+}
+
+# --- compute core: requantise entry, 64 bits -----------------------------------------------------
+REQUANTISE_FIELDS: dict[str, tuple[int, int]] = {
+    "bias": (0, 32),  # signed
+    "m": (32, 16),
+    "s": (48, 6),
+}
+
+# --- result record, 64 bits ----------------------------------------------------------------------
+RESULT_FIELDS: dict[str, tuple[int, int]] = {
+    "logit": (0, 32),  # signed integer accumulator plus bias of the last layer
+    "probability": (32, 16),  # UQ0.16
+    "code": (48, 16),  # signed Q5.11
+}
+
+
+class Status(enum.IntEnum):
+    """Index of each 32-bit word of a status beat."""
+
+    MAGIC = 0
+    BLOCK_ID = 1
+    STATUS = 2  # StatusBit flags; 0 is success
+    SAMPLES = 3
+    CYCLES = 4  # clock cycles from the header's arrival to this beat
+    RANGE_ERRORS = 5  # lookups out of range so far (all cores, wraps)
+    CRC = 6  # LOAD: CRC-32 of the data as received
+
+
+class StatusBit(enum.IntFlag):
+    """Reasons why a block failed. Header errors end the whole queue."""
+
+    MAGIC = 1 << 0
+    CHECKSUM = 1 << 1
+    HEADER = 1 << 2  # version, opcode, length or a count the design cannot serve
+    CRC = 1 << 3
+    AXI_READ = 1 << 4
+    AXI_WRITE = 1 << 5
+    TIMEOUT = 1 << 6  # sticky: the device needs a reset
+
+
+class Register(enum.IntEnum):
+    """Byte offsets of the AXI4-Lite control registers (`ap_ctrl_chain` from 0x00)."""
+
+    CTRL = 0x00
+    GIER = 0x04
+    IER = 0x08
+    ISR = 0x0C
+    QUEUE = 0x10  # 64-bit pointer
+    RESULT = 0x1C  # 64-bit pointer
+    QUEUE_BYTES = 0x28
+    GMEM = 0x30  # 64-bit base pointer of memory core i at GMEM + 12 * i
+    STATUS = 0x200  # sticky StatusBit flags
+    CYCLES = 0x208  # 64-bit, cycles of the last start
+    BLOCKS = 0x210  # blocks finished since the start
+    LOAD_CRC = 0x214  # CRC-32 of the last LOAD block
+    MEMORY_COUNTERS = 0x400  # per memory core, 32 bytes: range errors, lookups, beats, stalls
+    COMPUTE_COUNTERS = 0x800  # per compute core, 16 bytes: busy, array-active, waiting cycles
+
+
+GMEM_STRIDE = 12
+MEMORY_COUNTER_STRIDE = 32
+COMPUTE_COUNTER_STRIDE = 16
+
+
+def pack(fields: dict[str, tuple[int, int]], **values: int) -> int:
+    """Pack ``values`` by a field table; a signed value is stored in two's complement.
+
+    Raises
+    ------
+    ValueError
+        If a value does not fit its field; the message names the field, the value and the width.
+    KeyError
+        If a name is not a field.
+    """
+    word = 0
+    for name, value in values.items():
+        low, width = fields[name]
+        if not -(1 << (width - 1)) <= value < 1 << width:
+            raise ValueError(f"field {name!r} has {width} bits, which {value} does not fit")
+        word |= (value & ((1 << width) - 1)) << low
+    return word
+
+
+def unpack(fields: dict[str, tuple[int, int]], word: int) -> dict[str, int]:
+    """Split ``word`` into unsigned fields."""
+    return {name: (word >> low) & ((1 << width) - 1) for name, (low, width) in fields.items()}

@@ -1,0 +1,49 @@
+"""Counts of FPGA resources."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Resources:
+    """LUT, FF, DSP48E2, RAMB36 and URAM288 of a part of a design; estimates unless said."""
+
+    lut: int = 0
+    ff: int = 0
+    dsp: int = 0
+    bram36: float = 0
+    uram: int = 0
+
+    def __add__(self, other: Resources) -> Resources:
+        return Resources(
+            **{
+                f.name: getattr(self, f.name) + getattr(other, f.name)
+                for f in dataclasses.fields(Resources)
+            }
+        )
+
+    def __mul__(self, count: int) -> Resources:
+        return Resources(
+            **{f.name: getattr(self, f.name) * count for f in dataclasses.fields(Resources)}
+        )
+
+    __rmul__ = __mul__
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the counts by name."""
+        return dataclasses.asdict(self)
+
+
+RAM_WIDTH_36K = 72
+"""Widest simple dual-port RAMB36 (512 × 72). Source: UG573, block RAM resources."""
+
+
+def memory_blocks(depth: int, width: int) -> Resources:
+    """Blocks for a simple dual-port memory: LUT RAM up to 64 deep, RAMB36, URAM from 4096 deep."""
+    if depth <= 64:
+        return Resources(lut=-(-width // 7) * 8)  # RAM64M8: 7 bits a slice of 8 LUT
+    if depth >= 4096:
+        return Resources(uram=-(-width // 72) * -(-depth // 4096))  # URAM288: 4096 × 72
+    halves = -(-width // 36) * -(-depth // 512)  # RAMB18: 512 × 36
+    return Resources(bram36=halves / 2)

@@ -1,0 +1,197 @@
+"""Stream payloads between the cores, and plumbing that any stream can be spliced with.
+
+Rules of every stream of this project (Amaranth's ``lib.stream``, numbered for reference):
+
+1. A transfer happens in a cycle where ``valid`` and ``ready`` are both 1.
+2. Once ``valid`` is 1, ``valid`` and ``payload`` hold until the transfer.
+3. ``valid`` never depends combinationally on ``ready`` of the same stream.
+4. ``ready`` never depends combinationally on ``ready`` of another stream across a core's boundary:
+   every core ends in a :class:`SkidBuffer` or a register: no chain grows with the core count.
+5. A stream marked *valid-only* has a consumer that is always ready.
+"""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Mux, ShapeCastable, ShapeLike, Signal, signed, unsigned
+from amaranth.lib import data, fifo, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from screc_hw.combiner.params import CombinerParams
+from screc_hw.compute.params import ComputeParams
+from screc_hw.memory.params import GatherParams
+from screc_hw.protocol import LOOKUP_FIELDS
+
+__all__ = [
+    "Queue",
+    "SkidBuffer",
+    "bag_header_layout",
+    "config_layout",
+    "feature_write_layout",
+    "partial_layout",
+    "result_layout",
+    "section_layout",
+]
+
+
+def index_bits(count: int) -> int:
+    """Bits that index ``count`` things, at least 1."""
+    return max(1, (count - 1).bit_length())
+
+
+def section_layout() -> data.StructLayout:
+    """Command to a memory core: gather one lookup section.
+
+    ``offset`` beats of the core's port from its base pointer, ``lookups`` records, ``samples`` in
+    the block, ``sequence`` running number of the block's first sub-batch.
+    """
+    return data.StructLayout({"offset": 32, "lookups": 32, "samples": 16, "sequence": 16})
+
+
+def partial_layout(params: GatherParams | CombinerParams) -> data.StructLayout:
+    """One slice of a bag's partial sum; the slices of a partial follow each other, 0 first.
+
+    ``count`` lookups of the bag are in this partial (out-of-range ones included), the same on every
+    slice; ``last`` marks its last slice.
+    """
+    return data.StructLayout(
+        {
+            "slot": index_bits(params.slots),
+            "row": index_bits(params.rows),
+            "feature": index_bits(params.max_features),
+            "slice": index_bits(params.max_slices),
+            "last": 1,
+            "count": 16,
+            "acc": data.ArrayLayout(signed(params.acc_bits), params.lanes),
+        }
+    )
+
+
+def bag_header_layout() -> data.StructLayout:
+    """Length and mean reciprocal of one bag, in (row, feature) order within a sub-batch."""
+    return data.StructLayout({"length": 16, "reciprocal": 16})
+
+
+def feature_write_layout(params: CombinerParams | ComputeParams) -> data.StructLayout:
+    """One word of a finished bag for a compute core's feature buffer.
+
+    ``slot`` counts within that compute core; ``word`` within the slot; ``row`` picks the bank.
+    """
+    return data.StructLayout(
+        {
+            "slot": index_bits(params.slots),
+            "row": index_bits(params.rows),
+            "word": index_bits(params.vector_words),
+            "data": data.ArrayLayout(signed(8), params.lanes),
+        }
+    )
+
+
+def config_layout() -> data.StructLayout:
+    """One 64-bit word of a LOAD block (valid-only stream): see ``protocol.LoadTarget``."""
+    return data.StructLayout({"target": 4, "address": 32, "data": 64})
+
+
+def result_layout() -> data.StructLayout:
+    """One sample's result, as in ``protocol.RESULT_FIELDS``."""
+    return data.StructLayout({"logit": signed(32), "probability": unsigned(16), "code": signed(16)})
+
+
+def lookup_layout() -> data.StructLayout:
+    """One lookup record, as in ``protocol.LOOKUP_FIELDS``."""
+    return data.StructLayout({name: width for name, (_, width) in LOOKUP_FIELDS.items()})
+
+
+class SkidBuffer(wiring.Component):
+    """Registers both directions of a stream.
+
+    **Latency** 1 cycle. **Throughput** 1 transfer per cycle. **Backpressure** ``i.ready`` is a
+    register: no combinational path through.
+
+    Parameters
+    ----------
+    shape
+        Payload shape.
+
+    Members
+    -------
+    i : In(stream.Signature(shape))
+    o : Out(stream.Signature(shape))
+    """
+
+    i: stream.Interface
+    o: stream.Interface
+
+    def __init__(self, shape: ShapeLike | ShapeCastable) -> None:
+        self._shape = shape
+        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
+
+    def elaborate(self, platform: object) -> Module:
+        """Build the two-entry buffer."""
+        m = Module()
+        spare = Signal.like(self.i.payload)
+        spare_valid = Signal()
+        m.d.comb += self.i.ready.eq(~spare_valid)
+        with m.If(self.o.ready | ~self.o.valid):
+            m.d.sync += [
+                self.o.valid.eq(spare_valid | self.i.valid),
+                self.o.payload.eq(Mux(spare_valid, spare, self.i.payload)),
+                spare_valid.eq(0),
+            ]
+        with m.Elif(self.i.valid & self.i.ready):
+            m.d.sync += [spare.eq(self.i.payload), spare_valid.eq(1)]
+        return m
+
+
+class Queue(wiring.Component):
+    """A FIFO of ``depth`` entries between two streams, output registered.
+
+    **Latency** 2 cycles. **Throughput** 1 transfer per cycle. **Backpressure** ``i.ready`` is 0
+    only when full and depends on registers alone.
+
+    Parameters
+    ----------
+    shape
+        Payload shape.
+    depth
+        Entries, at least 2.
+
+    Members
+    -------
+    i : In(stream.Signature(shape))
+    o : Out(stream.Signature(shape))
+    level : Out(range(depth + 1))
+        Entries held.
+    """
+
+    i: stream.Interface
+    o: stream.Interface
+    level: Signal
+
+    def __init__(self, shape: ShapeLike | ShapeCastable, depth: int) -> None:
+        if depth < 2:
+            raise ValueError(f"Queue depth must be at least 2, not {depth!r}")
+        self._shape = shape
+        self._depth = depth
+        super().__init__(
+            {
+                "i": In(stream.Signature(shape)),
+                "o": Out(stream.Signature(shape)),
+                "level": Out(range(depth + 1)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Wrap the library's block-RAM FIFO."""
+        m = Module()
+        width = Signal.like(self.i.payload).as_value().shape().width
+        m.submodules.fifo = queue = fifo.SyncFIFOBuffered(width=width, depth=self._depth)
+        m.d.comb += [
+            queue.w_data.eq(self.i.payload),
+            queue.w_en.eq(self.i.valid),
+            self.i.ready.eq(queue.w_rdy),
+            self.o.payload.eq(queue.r_data),
+            self.o.valid.eq(queue.r_rdy),
+            queue.r_en.eq(self.o.ready),
+            self.level.eq(queue.level),  # type: ignore[attr-defined]
+        ]
+        return m

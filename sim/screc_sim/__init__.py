@@ -1,0 +1,1 @@
+"""Verification of SCRec: golden model, bus models, simulator runner."""

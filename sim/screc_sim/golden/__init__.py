@@ -1,0 +1,1 @@
+"""Golden model: the numerics in integer numpy, and its float twin."""

@@ -1,0 +1,69 @@
+"""Errors with the exit code they end a command with; the command line prints them without trace."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class ScrecError(Exception):
+    """Base of every error that a person is meant to read. Exit code 1."""
+
+    exit_code = 1
+
+
+class ConfigError(ScrecError):
+    """Bad input: names the file, the line or field, the value and what would be valid."""
+
+    def __init__(
+        self, message: str, *, path: str | Path | None = None, field: str | None = None
+    ) -> None:
+        self.path = path
+        self.field = field
+        where = ": ".join(str(part) for part in (path, field) if part is not None)
+        super().__init__(f"{where}: {message}" if where else message)
+
+
+class PlanErrorKind(enum.Enum):
+    """Which resource made a plan infeasible."""
+
+    DSP = "dsp"
+    LUT = "lut"
+    BRAM = "bram36"
+    URAM = "uram"
+    DRAM = "dram"
+    SSD = "ssd"
+    LATENCY = "latency"
+    RATE = "rate"
+    TIER = "tier"
+    SOLVER = "solver"
+
+
+class PlanError(ScrecError):
+    """No plan exists: names the scarce resource, needed and had, and what would help. Exit 2."""
+
+    exit_code = 2
+
+    def __init__(self, kind: PlanErrorKind, message: str, hints: Sequence[str] = ()) -> None:
+        self.kind = kind
+        self.hints = tuple(hints)
+        lines = [f"infeasible ({kind.value}): {message}"]
+        lines += [f"  - {hint}" for hint in hints]
+        super().__init__("\n".join(lines))
+
+
+class CheckError(ScrecError):
+    """A check failed, such as a simulated word that differs from the golden model. Exit 2."""
+
+    exit_code = 2
+
+
+class ToolchainError(ScrecError):
+    """A tool is missing or failed. Exit 3."""
+
+    exit_code = 3
+
+    def __init__(self, tool: str, need: str, found: str = "not found") -> None:
+        self.tool = tool
+        super().__init__(f"{tool}: need {need}, {found}; run `screc doctor`")
