@@ -1,4 +1,4 @@
-"""Samples of a recommendation log as arrays: what readers give and golden model and encoder take."""
+"""Samples of a log as arrays: what readers give, and golden model and encoder take."""
 
 from __future__ import annotations
 
