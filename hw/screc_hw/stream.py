@@ -12,7 +12,7 @@ Rules of every stream of this project (Amaranth's ``lib.stream``, numbered for r
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, ShapeCastable, ShapeLike, Signal, signed, unsigned
+from amaranth.hdl import Module, Mux, Shape, ShapeCastable, ShapeLike, Signal, signed, unsigned
 from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -183,7 +183,7 @@ class Queue(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Wrap the library's block-RAM FIFO."""
         m = Module()
-        width = Signal.like(self.i.payload).as_value().shape().width
+        width = Shape.cast(self._shape).width
         m.submodules.fifo = queue = fifo.SyncFIFOBuffered(width=width, depth=self._depth)
         m.d.comb += [
             queue.w_data.eq(self.i.payload),
