@@ -1,0 +1,5 @@
+"""``python -m screc``."""
+
+from screc.cli import main
+
+main()

@@ -1,0 +1,195 @@
+"""The command line: thin; each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from screc import __version__
+from screc.errors import ScrecError
+
+BENCHES: dict[str, str] = {"encode": "screc.bench_encode"}
+"""Benchmarks by name: a module with ``bench(progress) -> list[dict]``."""
+
+
+def emit_json(value: Any) -> None:
+    """Print exactly one JSON object to stdout."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _flow_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.argument("config", type=click.Path(path_type=Path)),
+        click.option(
+            "-o",
+            "--output",
+            type=click.Path(path_type=Path),
+            default=None,
+            help="Output folder; default: out beside the configuration.",
+        ),
+        click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Override a configuration key, such as device.0.kind=u50. May be repeated.",
+        ),
+        click.option("--force", is_flag=True, help="Redo this step even when it is up to date."),
+        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON to stdout."),
+        click.option("-v", "--verbose", count=True, help="Say more."),
+        click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors."),
+    ):
+        function = option(function)
+    return function
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-V", "--version", prog_name="screc")
+def cli() -> None:
+    """From a DLRM and its access log to a verified FPGA accelerator."""
+
+
+def _add_step(name: str, target: str, text: str) -> None:
+    @cli.command(name, help=text)
+    @_flow_options
+    def command(
+        config: Path,
+        output: Path | None,
+        overrides: Sequence[str],
+        force: bool,
+        as_json: bool,
+        verbose: int,
+        quiet: bool,
+    ) -> None:
+        from screc import flow
+        from screc.config import load_config
+
+        loaded = load_config(config, overrides)
+        out = output if output is not None else config.parent / "out"
+        ctx = flow.Context.create(loaded, out, -1 if quiet else verbose)
+        flow.run(ctx, target, force=force)
+        if as_json:
+            emit_json(flow.result(ctx, target))
+        elif target == "report":
+            ctx.log(f"report: {out / 'report.html'}")
+
+
+for _name, _target, _text in (
+    ("run", "report", "Run the whole flow: analyze, plan, compile, generate, simulate, report."),
+    ("analyze", "analyze", "Count the log: frequencies, pooling and coverage of every table."),
+    ("plan", "plan", "Decide tiers of rows and counts of cores, with a proven gap."),
+    ("compile", "compile", "Quantise the model and write memory images and the row order."),
+    ("generate", "generate", "Write the device's SystemVerilog."),
+    ("simulate", "simulate", "Run the RTL on real requests and compare every result word."),
+    ("report", "report", "Write summary.json and report.html."),
+):
+    _add_step(_name, _target, _text)
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+def new(folder: Path) -> None:
+    """Write a commented starter configuration into FOLDER."""
+    from screc.starter import write_starter
+
+    for path in write_starter(folder):
+        click.echo(f"wrote {path}", err=True)
+    click.echo(f"now: screc run {folder / 'config.toml'}", err=True)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON to stdout.")
+def devices(as_json: bool) -> None:
+    """List the devices that can be planned for, and what a kernel may use of each."""
+    import dataclasses
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from screc.devices import all_devices
+
+    specs = all_devices()
+    if as_json:
+        emit_json({"devices": [dataclasses.asdict(spec) for spec in specs]})
+        return
+    table = Table(title="Devices (usable by a kernel)")
+    columns = ("kind", "part", "lut", "dsp", "bram36", "uram", "dram_gib", "ssd_gib", "clock_mhz")
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("kind", "part") else "right")
+    for spec in specs:
+        cells = [getattr(spec, column) for column in columns]
+        table.add_row(
+            *(
+                "–" if not cell else f"{cell:,}" if not isinstance(cell, str) else cell
+                for cell in cells
+            )
+        )
+    Console().print(table)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON to stdout.")
+def doctor(as_json: bool) -> None:
+    """Check the tools: versions found, what is missing and how to get it."""
+    from screc.doctor import check_tools, print_tools
+
+    tools = check_tools()
+    if as_json:
+        emit_json({"tools": tools})
+    else:
+        print_tools(tools)
+    if any(tool["required"] and not tool["found"] for tool in tools):
+        raise SystemExit(3)
+
+
+@cli.command()
+@click.argument("name", type=click.Choice(sorted(BENCHES)))
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON to stdout.")
+def bench(name: str, as_json: bool) -> None:
+    """Measure a part of the tool on this machine."""
+    import importlib
+
+    results = importlib.import_module(BENCHES[name]).bench()
+    if as_json:
+        emit_json({"bench": name, "results": results})
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"bench {name}")
+    for column in results[0]:
+        table.add_column(column, justify="right")
+    for row in results:
+        table.add_row(*(f"{v:,.3g}" if isinstance(v, float) else str(v) for v in row.values()))
+    Console().print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 bad input, 2 a check failed, 3 tool missing."""
+    try:
+        cli.main(args=arguments, prog_name="screc", standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(1)
+    except ScrecError as error:
+        click.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        click.secho(f"error: {where}{error.strerror or error}", fg="red", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
