@@ -25,6 +25,7 @@ __all__ = [
     "Queue",
     "SkidBuffer",
     "bag_header_layout",
+    "block_layout",
     "config_layout",
     "feature_write_layout",
     "partial_layout",
@@ -89,6 +90,35 @@ def feature_write_layout(params: CombinerParams | ComputeParams) -> data.StructL
 def config_layout() -> data.StructLayout:
     """One 64-bit word of a LOAD block (valid-only stream): see ``protocol.LoadTarget``."""
     return data.StructLayout({"target": 4, "address": 32, "data": 64})
+
+
+def block_layout() -> data.StructLayout:
+    """Command of the request reader to the result writer, two per block.
+
+    The first (``last`` 0) leaves when the header is accepted or refused, ahead of anything else of
+    the block; the second (``last`` 1) when every word of the block has left the reader, and says
+    how it ended. Fields but ``last``, ``status`` and ``crc`` are the same in both.
+
+    ``opcode`` as ``protocol.Opcode``; ``id``, ``offset``, ``samples`` as in the header; ``records``
+    results to expect (RUN: rows × sub-batches; LOAD or refused: 0); ``arrival`` the reader's
+    ``clock`` when the header came; ``status`` (``protocol.StatusBit``) and ``crc`` (LOAD: of the
+    words received) hold in the second. ``write`` 0: the header's offset cannot be trusted, so no
+    status beat is written and the status goes to the status register alone.
+    """
+    return data.StructLayout(
+        {
+            "last": 1,
+            "write": 1,
+            "opcode": 8,
+            "id": 32,
+            "offset": 32,
+            "samples": 16,
+            "records": 17,
+            "arrival": 32,
+            "status": 8,
+            "crc": 32,
+        }
+    )
 
 
 def result_layout() -> data.StructLayout:
