@@ -1,0 +1,267 @@
+"""The whole path on small seeded models and on real data, as the command line runs it."""
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from screc import flow
+from screc.config import load_config
+from screc.errors import CheckError
+from tests.conftest import shared_data
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SUMMARY_KEYS = {
+    "model",
+    "device",
+    "devices",
+    "cores",
+    "plan_gap",
+    "samples",
+    "simulator",
+    "bit_exact",
+    "mismatches",
+    "cycles",
+    "cycles_per_sample",
+    "predicted_cycles_per_sample",
+    "bound_cycles_per_sample",
+    "bottleneck",
+    "clock_mhz",
+    "host_lookups_per_s",
+}
+
+SMALL = """
+[model]
+file = "model.toml"
+seed = 3
+[log]
+format = "synthetic"
+samples = 2000
+[[device]]
+kind = "smartssd"
+ssd_kiops = 400
+[plan]
+batch = 24
+[plan.cores]
+rows = 8
+columns = 8
+memory = 1
+compute = 1
+[simulate]
+samples = 40
+"""
+
+DOT = """
+name = "small-dot"
+dense = 5
+bottom = [16, 8]
+top = [16, 1]
+interaction = "dot"
+[[table]]
+name = "a"
+rows = 3000
+dim = 8
+[[table]]
+name = "b"
+rows = 200
+dim = 8
+format = "int4"
+[[feature]]
+name = "a1"
+table = "a"
+[[feature]]
+name = "a2"
+table = "a"
+pooling = 5
+mode = "mean"
+[[feature]]
+name = "b"
+table = "b"
+pooling = 3
+"""
+
+CONCAT = """
+name = "small-concat"
+dense = 0
+bottom = []
+top = [12, 1]
+interaction = "concat"
+[[table]]
+name = "wide"
+rows = 500
+dim = 32
+pooling = 4
+[[table]]
+name = "narrow"
+rows = 900
+dim = 16
+"""
+
+
+def run(config, out, *overrides, target="report"):
+    """Run the flow quietly up to ``target``; return the step's JSON."""
+    ctx = flow.Context.create(load_config(config, overrides), out, verbosity=-1)
+    flow.run(ctx, target)
+    return flow.result(ctx, target)
+
+
+@pytest.fixture
+def case(tmp_path):
+    (tmp_path / "config.toml").write_text(SMALL)
+    (tmp_path / "model.toml").write_text(DOT)
+    return tmp_path
+
+
+def result_digest(out):
+    """Digest of every result word that the device wrote."""
+    return json.loads((out / "simulation.json").read_text())["result_sha256"]
+
+
+@pytest.mark.cosim
+@pytest.mark.parametrize("simulator", ["verilator", "icarus"])
+@pytest.mark.parametrize("model", [DOT, CONCAT], ids=["dot", "concat"])
+def test_small_model_is_bit_exact(case, model, simulator):
+    (case / "model.toml").write_text(model)
+    summary = run(case / "config.toml", case / "out", f"simulate.simulator={simulator}")
+    assert summary["bit_exact"] is True
+    assert summary["mismatches"] == 0
+    assert summary["samples"] == 40
+    assert summary["simulator"] == simulator
+    assert set(summary) >= SUMMARY_KEYS
+    page = (case / "out" / "report.html").read_text()
+    assert "<svg" in page
+    assert not re.search(r'(src|href)="https?:', page)
+
+
+@pytest.mark.cosim
+def test_two_plans_give_the_same_bits(case):
+    one = case / "one"
+    two = case / "two"
+    run(case / "config.toml", one)
+    changes = (
+        "plan.cores.memory=2",
+        "plan.cores.compute=2",
+        "plan.cores.columns=16",
+        "device.0.dram_gib=0.00002",
+    )
+    summary = run(case / "config.toml", two, *changes)
+    plans = [json.loads((out / "plan.json").read_text()) for out in (one, two)]
+    assert plans[0]["devices"] != plans[1]["devices"]
+    assert summary["cores"]["memory"] == 2
+    assert summary["staged_rows"] > 0
+    assert result_digest(one) == result_digest(two)
+
+
+@pytest.mark.cosim
+@pytest.mark.parametrize(
+    "mutation", ["adder", "rounding"], ids=["flipped adder", "dropped rounding bit"]
+)
+def test_a_mutated_rtl_is_caught(case, mutation):
+    out = case / "out"
+    run(case / "config.toml", out, target="generate")
+    mutated = 0
+    for path in sorted((out / "rtl").glob("*.sv")):
+        text = path.read_text()
+        if mutation == "adder" and "pool" in path.name:
+            text, mutated = re.subn(r"(?<=\S) \+ (?=\S)", " - ", text), mutated + 1
+        if mutation == "rounding" and "requantise" in path.name:
+            text, count = re.subn(r"1'h1 << ", "1'h0 << ", text)
+            mutated += count
+        if isinstance(text, tuple):
+            text = text[0]
+        path.write_text(text)
+    assert mutated, "the mutation found nothing to change"
+    with pytest.raises(CheckError, match="golden model"):
+        run(case / "config.toml", out, target="simulate")
+    assert json.loads((out / "simulation.json").read_text())["bit_exact"] is False
+
+
+def test_generate_gives_the_same_bytes_twice(case):
+    def digests(out):
+        run(case / "config.toml", out, target="generate")
+        return {
+            str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for folder in ("rtl", "constraints", "vitis")
+            for path in sorted((out / folder).rglob("*"))
+            if path.is_file()
+        }
+
+    first = digests(case / "first")
+    assert any(name.endswith(".sv") for name in first)
+    assert first == digests(case / "second")
+
+
+def test_steps_that_are_up_to_date_are_not_run_again(case, monkeypatch):
+    run(case / "config.toml", case / "out", target="plan")
+    before = (case / "out" / "plan.json").stat().st_mtime_ns
+    run(case / "config.toml", case / "out", target="plan")
+    assert (case / "out" / "plan.json").stat().st_mtime_ns == before
+    run(case / "config.toml", case / "out", "plan.cores.columns=16", target="plan")
+    assert (case / "out" / "plan.json").stat().st_mtime_ns != before
+
+
+def real(tmp_path, example, data, *overrides):
+    """Run ``example`` on ``data``; return its summary, and drop the images (hundreds of MB)."""
+    out = tmp_path / "out"
+    summary = run(ROOT / "examples" / example, out, f'log.path="{data}"', *overrides)
+    shutil.rmtree(out / "images")
+    return summary
+
+
+def check_real(summary, samples):
+    assert summary["bit_exact"] is True
+    assert summary["mismatches"] == 0
+    assert summary["samples"] >= samples
+    ratio = summary["predicted_cycles_per_sample"] / summary["cycles_per_sample"]
+    assert 0.85 <= ratio <= 1.15
+    assert summary["bound_cycles_per_sample"] <= summary["cycles_per_sample"]
+
+
+CRITEO = "criteo_first8000_shuffled.tsv.gz"
+
+
+@pytest.mark.cosim
+@pytest.mark.data
+@pytest.mark.parametrize(
+    "overrides",
+    [(), ("device.0.dram_gib=0.1",), ("simulate.simulator=icarus", "simulate.samples=16")],
+    ids=["verilator", "ssd", "icarus"],
+)
+def test_criteo_is_bit_exact(tmp_path, overrides):
+    data = shared_data("criteo_raw8k") / CRITEO
+    summary = real(tmp_path, "criteo-kaggle.toml", data, *overrides)
+    icarus = "simulate.simulator=icarus" in overrides
+    check_real(summary, 16 if icarus else 256)
+    if "device.0.dram_gib=0.1" in overrides:
+        assert summary["staged_rows"] > 0
+    assert 0 < summary["auc_device"] < 1
+
+
+@pytest.mark.cosim
+@pytest.mark.data
+@pytest.mark.parametrize(
+    "overrides",
+    [(), ("simulate.simulator=icarus", "simulate.samples=16")],
+    ids=["verilator", "icarus"],
+)
+def test_gowalla_is_bit_exact(tmp_path, overrides):
+    data = shared_data("gowalla_bags") / "gowalla_bags.npz"
+    check_real(real(tmp_path, "gowalla.toml", data, *overrides), 16 if overrides else 256)
+
+
+@pytest.mark.cosim
+@pytest.mark.data
+@pytest.mark.parametrize(
+    "overrides",
+    [(), ("simulate.simulator=icarus", "simulate.samples=16")],
+    ids=["verilator", "icarus"],
+)
+def test_movielens_is_bit_exact(tmp_path, overrides):
+    data = shared_data("movielens_small") / "ratings.csv"
+    summary = real(tmp_path, "movielens.toml", data, *overrides)
+    check_real(summary, 16 if overrides else 256)
+    assert abs(summary["auc_float"] - summary["auc_device"]) < 0.05
