@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from screc_hw.model import ModelShape
+from screc_hw.model import LayerShape, ModelShape
+from screc_hw.numerics import INT8_MAX
+
+CODE_LIMITS = {"int8": INT8_MAX, "int4": 7}
+"""Largest code of each table format, symmetric; formats with a scale per row are not here."""
+
+FILE_VERSION = 1
+"""Version of the ``.npz`` layout of :meth:`QuantModel.save`."""
+
+COMPONENTS_AT_ONCE = 1 << 16
+"""Components quantised at a time: the temporaries of :meth:`QuantTable.codes` stay in cache."""
+
+
+def quantise(values: NDArray[np.float32], scale: float, limit: int) -> NDArray[np.int8]:
+    """Codes of real values: values / scale to the nearest integer within ±limit, half up.
+
+    The quotient is float32, so the codes are the same on every machine.
+    """
+    scaled = np.divide(values, np.float32(scale), dtype=np.float32)
+    scaled += np.float32(0.5)
+    np.floor(scaled, out=scaled)
+    return np.clip(scaled, -limit, limit, out=scaled).astype(np.int8)
 
 
 class RowSource(Protocol):
@@ -26,7 +50,7 @@ class RowSource(Protocol):
         """Return rows ``ids`` as float32 ``(len(ids), dim)``; ids are in ``[0, rows)``."""
 
     def peak(self) -> float:
-        """Largest magnitude in the table (one streamed pass, cached)."""
+        """Return a bound of the magnitudes in the table (at most one streamed pass, cached)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,19 +70,44 @@ class QuantLinear:
     scale: NDArray[np.float64]
 
 
+_LAYER_ARRAYS: dict[str, type] = {
+    "weight": np.int8,
+    "bias": np.int32,
+    "m": np.uint16,
+    "s": np.uint8,
+    "scale": np.float64,
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class QuantTable:
-    """A table's rows as integer codes: ``code = round(row / scale)``, int8 or int4 range."""
+    """A table's rows as integer codes: ``code = round(row / scale)``, int8 or int4 range.
+
+    Raises
+    ------
+    ValueError
+        If ``format`` is not a key of :data:`CODE_LIMITS`.
+    """
 
     source: RowSource
     format: str
     scale: float
 
+    def __post_init__(self) -> None:
+        if self.format not in CODE_LIMITS:
+            raise ValueError(
+                f"a table's format must be one of {', '.join(CODE_LIMITS)}, not {self.format!r}"
+            )
+
     def codes(self, ids: NDArray[np.int64]) -> NDArray[np.int8]:
         """Return integer codes of rows ``ids``, int8 ``(len(ids), dim)``, symmetric."""
-        limit = 127 if self.format == "int8" else 7
-        scaled = self.source.fetch(ids) / np.float32(self.scale)
-        return np.clip(np.floor(scaled + np.float32(0.5)), -limit, limit).astype(np.int8)
+        limit = CODE_LIMITS[self.format]
+        codes = np.empty((len(ids), self.source.dim), np.int8)
+        step = max(1, COMPONENTS_AT_ONCE // self.source.dim)
+        for start in range(0, len(ids), step):
+            part = slice(start, start + step)
+            codes[part] = quantise(self.source.fetch(ids[part]), self.scale, limit)
+        return codes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,10 +132,109 @@ class QuantModel:
     concat_scale: float
     top: tuple[QuantLinear, ...]
 
+    @property
+    def logit_scale(self) -> float:
+        """Real value of one step of the integer logit."""
+        return float(self.top[-1].scale[0])
+
     def quantise_dense(self, dense: NDArray[np.float32]) -> NDArray[np.int8]:
         """Dense features as int8 codes ``(n, dense)``, what the host sends; half rounds up."""
-        scaled = dense / np.float32(self.dense_scale)
-        return np.clip(np.floor(scaled + np.float32(0.5)), -127, 127).astype(np.int8)
+        return quantise(dense, self.dense_scale, INT8_MAX)
+
+    def save(self, path: Path) -> None:
+        """Write every integer and scale, but no table rows, as one ``.npz`` without pickle."""
+        arrays: dict[str, Any] = {
+            "version": np.int64(FILE_VERSION),
+            "dense_scale": np.float64(self.dense_scale),
+            "vector_scale": np.float64(self.vector_scale),
+            "concat_scale": np.float64(self.concat_scale),
+            "copy_ms": np.array(self.copy_ms, np.int64),
+            "pair_ms": np.array(self.pair_ms, np.int64),
+            "bag_m": self.bag_m,
+            "bag_s": self.bag_s,
+            "table_scale": np.array([table.scale for table in self.tables], np.float64),
+        }
+        shapes = (*self.shape.bottom_layers, *self.shape.top_layers)
+        for shape, layer in zip(shapes, (*self.bottom, *self.top), strict=True):
+            arrays |= {f"{shape.name}.{name}": getattr(layer, name) for name in _LAYER_ARRAYS}
+        with path.open("wb") as stream:  # a stream, or numpy would append ".npz" to the name
+            np.savez(stream, **arrays)
+
+    @classmethod
+    def load(cls, path: Path, shape: ModelShape, sources: Sequence[RowSource]) -> QuantModel:
+        """Read what :meth:`save` wrote.
+
+        Parameters
+        ----------
+        path
+            The ``.npz`` file.
+        shape
+            The model that was saved.
+        sources
+            Rows of every table, in the order of ``shape.tables``.
+
+        Raises
+        ------
+        ValueError
+            If the file is no such ``.npz``, of another version or of another model; names the file
+            and the array.
+        """
+        with path.open("rb") as stream:
+            if not zipfile.is_zipfile(stream):
+                raise ValueError(f"{path}: must be an .npz file")
+        with np.load(path, allow_pickle=False) as archive:
+            read = _Reader(path, archive)
+            version = int(read("version", (), np.int64))
+            if version != FILE_VERSION:
+                raise ValueError(f"{path}: version must be {FILE_VERSION}, not {version}")
+            features, tables = len(shape.features), len(shape.tables)
+            scales = read("table_scale", (tables,), np.float64)
+            copy_m, copy_s = read("copy_ms", (2,), np.int64)
+            pair_m, pair_s = read("pair_ms", (2,), np.int64)
+            return cls(
+                shape=shape,
+                dense_scale=float(read("dense_scale", (), np.float64)),
+                bottom=tuple(read.layer(layer) for layer in shape.bottom_layers),
+                tables=tuple(
+                    QuantTable(source, table.format, float(scale))
+                    for source, table, scale in zip(sources, shape.tables, scales, strict=True)
+                ),
+                bag_m=read("bag_m", (features,), np.uint16),
+                bag_s=read("bag_s", (features,), np.uint8),
+                vector_scale=float(read("vector_scale", (), np.float64)),
+                copy_ms=(int(copy_m), int(copy_s)),
+                pair_ms=(int(pair_m), int(pair_s)),
+                concat_scale=float(read("concat_scale", (), np.float64)),
+                top=tuple(read.layer(layer) for layer in shape.top_layers),
+            )
+
+
+class _Reader:
+    """Reads arrays of known shape and type out of an ``.npz``, with errors that name them."""
+
+    def __init__(self, path: Path, archive: Mapping[str, NDArray[Any]]) -> None:
+        self._path = path
+        self._archive = archive
+
+    def __call__(self, name: str, shape: tuple[int, ...], dtype: type) -> NDArray[Any]:
+        if name not in self._archive:
+            raise ValueError(f"{self._path}: array {name!r} is missing")
+        array = self._archive[name]
+        if array.shape != shape or array.dtype != dtype:
+            raise ValueError(
+                f"{self._path}: array {name!r} must be {np.dtype(dtype)} {shape}, "
+                f"not {array.dtype} {array.shape}"
+            )
+        return array
+
+    def layer(self, shape: LayerShape) -> QuantLinear:
+        """Read the arrays of one layer."""
+        sizes = {"weight": (shape.n, shape.k)}
+        arrays = {
+            name: self(f"{shape.name}.{name}", sizes.get(name, (shape.n,)), dtype)
+            for name, dtype in _LAYER_ARRAYS.items()
+        }
+        return QuantLinear(relu=shape.relu, **arrays)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,74 @@
+"""How far apart the codes of a tensor are: the choice of one scale from observed values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Clip = Literal["mse", "max", "percentile"]
+"""``max``: nothing observed is clipped. ``percentile``: all but PERCENTILE % are inside.
+``mse``: the clip of least squared error, rounding and clipping together."""
+
+CLIPS: tuple[str, ...] = get_args(Clip)
+
+PERCENTILE = 99.99
+
+_BINS = 1 << 15
+_CANDIDATES = np.geomspace(0.05, 1.0, 96)
+
+
+def choose_scale(
+    values: Sequence[NDArray[np.floating]],
+    limit: int,
+    clip: Clip = "mse",
+    importance: Sequence[NDArray[np.floating]] | None = None,
+) -> float:
+    """Choose the real value of one code for tensors that share a scale.
+
+    Parameters
+    ----------
+    values
+        Observations, each ``(n, channels)``.
+    limit
+        Largest code, symmetric.
+    clip
+        The rule; see :data:`Clip`.
+    importance
+        Per tensor, weight of a channel's squared error, ``(channels,)``; equal where None. Only
+        ``mse`` uses it.
+
+    Returns
+    -------
+    float
+        A positive scale; 1 where nothing but zeros was observed.
+
+    Raises
+    ------
+    ValueError
+        If ``clip`` is unknown.
+    """
+    if clip not in CLIPS:
+        raise ValueError(f"clip must be one of {', '.join(CLIPS)}, not {clip!r}")
+    peak = max((float(np.abs(v).max()) for v in values if v.size), default=0.0)
+    if peak == 0:
+        return 1.0
+    if clip == "percentile":
+        magnitudes = np.abs(np.concatenate([v.ravel() for v in values]))
+        return float(np.percentile(magnitudes, PERCENTILE) or peak) / limit
+    if clip == "max":
+        return peak / limit
+    mass = np.zeros(_BINS)
+    for i, v in enumerate(values):
+        weight = None if importance is None else np.broadcast_to(importance[i], v.shape).ravel()
+        mass += np.histogram(np.abs(v).ravel(), _BINS, (0.0, peak), weights=weight)[0]
+    mass[0] = 0.0  # zeros, above all: they are exact at every scale
+    centres = (np.arange(_BINS) + 0.5) * (peak / _BINS)
+    steps = peak * _CANDIDATES / limit
+    errors = [
+        float(mass @ (centres - np.minimum(np.round(centres / step), limit) * step) ** 2)
+        for step in steps
+    ]
+    return float(steps[int(np.argmin(errors))])

@@ -1,0 +1,354 @@
+"""Float weights of a model: read lazily from safetensors, or drawn from a seed.
+
+Names and shapes are those of facebookresearch/dlrm's state dict: ``bot_l.{2i}.weight`` ``(n, k)``
+and ``.bias`` ``(n,)``, ``top_l…`` likewise (odd numbers are the activations between), and
+``emb_l.{i}.weight`` ``(rows, dim)``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from screc.errors import ConfigError
+from screc_hw.model import LayerShape, ModelShape
+from screc_sim.golden.float_twin import FloatLinear, Weights
+
+__all__ = ["FloatLinear", "SeededTable", "TensorTable", "Weights", "load_weights"]
+
+COMPONENTS_AT_ONCE = 1 << 22
+"""Components of a table read at a time by a pass over all of it."""
+
+STORED_TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+"""safetensors types that are read, and how numpy maps them (bfloat16 as its bit pattern)."""
+
+
+def load_weights(path: Path | None, shape: ModelShape, seed: int = 0) -> Weights:
+    """Read or draw the weights of a model.
+
+    Parameters
+    ----------
+    path
+        A safetensors file, or None for weights from ``seed``. Tables stay on disk and are read by
+        row; whether their values are finite is checked by the pass of :meth:`TensorTable.peak`.
+    shape
+        The model.
+    seed
+        Seed of drawn weights.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read as safetensors, a tensor is missing, unexpected, of another shape
+        or type than the model needs, or holds a NaN or an infinity; names file and tensor.
+    """
+    return seeded_weights(shape, seed) if path is None else read_weights(path, shape)
+
+
+# --- from a file ---------------------------------------------------------------------------------
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    """A tensor of a safetensors file: where its bytes are."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+
+class TensorTable:
+    """Rows of a table in a safetensors file, memory-mapped: only fetched rows are read.
+
+    Parameters
+    ----------
+    path
+        The file.
+    name
+        Name of the tensor, for messages.
+    stored
+        The tensor as it is in the file: ``(rows, dim)`` of a type of :data:`STORED_TYPES`.
+    """
+
+    def __init__(self, path: Path, name: str, stored: NDArray[np.generic]) -> None:
+        self._path = path
+        self._name = name
+        self._stored = stored
+
+    @property
+    def rows(self) -> int:
+        """Count of rows."""
+        return int(self._stored.shape[0])
+
+    @property
+    def dim(self) -> int:
+        """Components of a row."""
+        return int(self._stored.shape[1])
+
+    def fetch(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return rows ``ids`` as float32 ``(len(ids), dim)``."""
+        return _to_float32(self._stored[ids])
+
+    def peak(self) -> float:
+        """Largest magnitude in the table, by one pass over the file, kept.
+
+        Raises
+        ------
+        ConfigError
+            If a value is NaN or infinite; names the tensor and the first such index.
+        """
+        return self._peak
+
+    @cached_property
+    def _peak(self) -> float:
+        step = max(1, COMPONENTS_AT_ONCE // self.dim)
+        peak = 0.0
+        for start in range(0, self.rows, step):
+            block = _to_float32(self._stored[start : start + step])
+            _check_finite(self._path, self._name, block, start)
+            peak = max(peak, float(np.abs(block).max(initial=0.0)))
+        return peak
+
+
+def read_weights(path: Path, shape: ModelShape) -> Weights:
+    """Open a safetensors file; see :func:`load_weights`."""
+    entries = _entries(path)
+    wanted = _tensor_shapes(shape)
+    for name, size in wanted.items():
+        if name not in entries:
+            raise ConfigError(
+                f"tensor {name!r} of shape {size} is missing; the file has {_some(entries)}",
+                path=path,
+            )
+        if entries[name].shape != size:
+            raise ConfigError(
+                f"tensor {name!r} must have shape {size}, not {entries[name].shape}", path=path
+            )
+        if entries[name].dtype not in STORED_TYPES:
+            raise ConfigError(
+                f"tensor {name!r} must be one of {', '.join(STORED_TYPES)}, "
+                f"not {entries[name].dtype}",
+                path=path,
+            )
+    unexpected = sorted(entries.keys() - wanted.keys())
+    if unexpected:
+        raise ConfigError(
+            f"the model has no use for tensor {_some(unexpected)}; it needs exactly "
+            f"bot_l of {len(shape.bottom)}, top_l of {len(shape.top)} layers and "
+            f"{len(shape.tables)} emb_l",
+            path=path,
+        )
+
+    def tensor(name: str) -> NDArray[np.float32]:
+        values = _to_float32(np.array(_mapped(path, entries[name])))
+        _check_finite(path, name, values, 0)
+        return values
+
+    def layers(prefix: str, shapes: Sequence[LayerShape]) -> tuple[FloatLinear, ...]:
+        names = [f"{prefix}.{2 * i}" for i in range(len(shapes))]
+        return tuple(FloatLinear(tensor(f"{n}.weight"), tensor(f"{n}.bias")) for n in names)
+
+    tables = [f"emb_l.{i}.weight" for i in range(len(shape.tables))]
+    return Weights(
+        bottom=layers("bot_l", shape.bottom_layers),
+        top=layers("top_l", shape.top_layers),
+        tables=tuple(TensorTable(path, n, _mapped(path, entries[n])) for n in tables),
+    )
+
+
+def _tensor_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of every tensor of a model, in facebookresearch/dlrm's order."""
+    wanted: dict[str, tuple[int, ...]] = {
+        f"emb_l.{i}.weight": (table.rows, table.dim) for i, table in enumerate(shape.tables)
+    }
+    for prefix, layers in (("bot_l", shape.bottom_layers), ("top_l", shape.top_layers)):
+        for i, layer in enumerate(layers):
+            wanted[f"{prefix}.{2 * i}.weight"] = (layer.n, layer.k)
+            wanted[f"{prefix}.{2 * i}.bias"] = (layer.n,)
+    return wanted
+
+
+def _entries(path: Path) -> dict[str, _Entry]:
+    """Read a safetensors header: 8 bytes of length, then JSON; offsets count from its end."""
+    try:
+        with safe_open(path, framework="numpy") as file:  # checks the header against the file
+            names = set(file.keys())
+    except FileNotFoundError as error:
+        raise ConfigError("no such file", path=path, field="model.weights") from error
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"must be a safetensors file: {error}", path=path) from error
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+    return {
+        name: _Entry(
+            header[name]["dtype"],
+            tuple(header[name]["shape"]),
+            8 + length + header[name]["data_offsets"][0],
+        )
+        for name in sorted(names)
+    }
+
+
+def _mapped(path: Path, entry: _Entry) -> NDArray[np.generic]:
+    return np.memmap(path, STORED_TYPES[entry.dtype], "r", entry.offset, entry.shape)
+
+
+def _to_float32(stored: NDArray[np.generic]) -> NDArray[np.float32]:
+    if stored.dtype == np.uint16:  # bfloat16 is the upper half of a float32
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+    return stored.astype(np.float32)
+
+
+def _check_finite(path: Path, name: str, values: NDArray[np.float32], first: int) -> None:
+    """Check a tensor, or a block of its rows that starts at row ``first``."""
+    wrong = ~np.isfinite(values)
+    if wrong.any():
+        index = tuple(int(i) for i in np.argwhere(wrong)[0])
+        where = (index[0] + first, *index[1:])
+        raise ConfigError(
+            f"tensor {name!r} has {values[index]} at {where}: must be finite", path=path
+        )
+
+
+def _some(names: Sequence[str] | Mapping[str, object]) -> str:
+    """Name a few of many."""
+    listed = ", ".join(repr(name) for name in list(names)[:3])
+    return listed + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+# --- from a seed ---------------------------------------------------------------------------------
+_GOLDEN_GAMMA = 0x9E3779B97F4A7C15
+_MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+_LAST_SHIFT = 31
+
+COMPONENTS_PER_WORD = 4
+"""Components drawn from one 64-bit number, 16 bits each."""
+
+
+def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Finish splitmix64 in place: a bijection that spreads every input bit.
+
+    References
+    ----------
+    Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014.
+    """
+    shifted = np.empty_like(words)
+    for shift, factor in _MIX:
+        np.right_shift(words, np.uint64(shift), out=shifted)
+        np.bitwise_xor(words, shifted, out=words)
+        np.multiply(words, np.uint64(factor), out=words)
+    np.right_shift(words, np.uint64(_LAST_SHIFT), out=shifted)
+    return np.bitwise_xor(words, shifted, out=words)
+
+
+class SeededTable:
+    """Rows drawn from a seed, uniform in [-1, 1): a table of any size that takes no space.
+
+    A component depends on seed, table, row and column alone (a counter-based generator), so any set
+    of rows costs its own length.
+
+    Parameters
+    ----------
+    seed, table
+        What tells this table from others.
+    rows, dim
+        Its size.
+    """
+
+    def __init__(self, seed: int, table: int, rows: int, dim: int) -> None:
+        self._rows = rows
+        self._dim = dim
+        key = np.random.SeedSequence((seed, table)).generate_state(1, np.uint64)
+        self._key = key[0]
+
+    @property
+    def rows(self) -> int:
+        """Count of rows."""
+        return self._rows
+
+    @property
+    def dim(self) -> int:
+        """Components of a row."""
+        return self._dim
+
+    def fetch(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return rows ``ids`` as float32 ``(len(ids), dim)``."""
+        words = -(-self._dim // COMPONENTS_PER_WORD)
+        counter: NDArray[np.uint64] = np.add.outer(
+            ids.astype(np.uint64) * np.uint64(words), np.arange(words, dtype=np.uint64)
+        )
+        counter *= np.uint64(_GOLDEN_GAMMA)
+        counter += self._key
+        lanes = _mix(counter).astype("<u8", copy=False).view("<i2")
+        return lanes[:, : self._dim].astype(np.float32) * np.float32(2.0**-15)
+
+    def peak(self) -> float:
+        """Bound of the magnitudes, 1: known without a pass."""
+        return 1.0
+
+
+DENSE_POWER = 9.0
+"""Mean square of a dense feature that drawn weights expect."""
+
+ROW_POWER = 1 / 3
+"""Mean square of a component of :class:`SeededTable`."""
+
+BOTTOM_SHARE = 0.25
+"""Mean square of the bottom output as a share of the bags': its peaks, several times its rms after
+ReLU, are then about theirs, as befits vectors that share one scale."""
+
+LOGIT_POWER = 4.0
+"""Mean square that drawn weights give the logit."""
+
+
+def seeded_weights(shape: ModelShape, seed: int) -> Weights:
+    """Draw weights: He's normal, scaled by the expected mean square of every tensor.
+
+    Tables are uniform in [-1, 1); the first top layer allows for the bags' lengths, so the logits
+    spread alike for one-hot and for long bags.
+    """
+    rng = np.random.default_rng(seed)
+    bags = [
+        ROW_POWER * (f.pooling if f.mode == "sum" else 1 / max(f.pooling, 1.0))
+        for f in shape.features
+    ]
+    vectors = ([BOTTOM_SHARE * sum(bags) / len(bags)] if shape.dense else []) + bags
+    inputs = sum(power * dim for power, dim in zip(vectors, shape.vector_dims, strict=True))
+    if shape.interaction == "dot":
+        dim = shape.vector_dims[0]
+        squares = sum(power**2 for power in vectors)
+        inputs = (vectors[0] * dim if shape.dense else 0) + dim * (sum(vectors) ** 2 - squares) / 2
+    bottom = _draw(rng, shape.bottom_layers, shape.dense * DENSE_POWER, vectors[0])
+    top = _draw(rng, shape.top_layers, inputs, 1.0)
+    return Weights(
+        bottom=bottom,
+        top=top,
+        tables=tuple(
+            SeededTable(seed, i, table.rows, table.dim) for i, table in enumerate(shape.tables)
+        ),
+    )
+
+
+def _draw(
+    rng: np.random.Generator, layers: Sequence[LayerShape], power: float, output: float
+) -> tuple[FloatLinear, ...]:
+    """Draw an MLP.
+
+    ``power`` is the sum of its inputs' mean squares; hidden outputs get the mean square ``output``
+    (ReLU halves that of what it reads), the logit LOGIT_POWER.
+    """
+    drawn = []
+    for layer in layers:
+        before_relu = 2 * output if layer.relu else LOGIT_POWER
+        weight = rng.normal(0.0, math.sqrt(before_relu / power), (layer.n, layer.k))
+        bias = rng.normal(0.0, 0.1 * math.sqrt(before_relu), layer.n)
+        drawn.append(FloatLinear(weight.astype(np.float32), bias.astype(np.float32)))
+        power = layer.n * output
+    return tuple(drawn)
