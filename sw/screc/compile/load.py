@@ -1,0 +1,131 @@
+"""The LOAD queue: everything that a device must know of a model before the first request."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from screc.compile.blocks import load_block, words_of
+from screc.compile.layout import Layout
+from screc_hw import protocol
+from screc_hw.compute.program import layer_program, weight_words
+from screc_hw.model import ModelShape
+from screc_hw.numerics import sigmoid_table
+from screc_hw.params import DeviceParams
+from screc_hw.protocol import LoadTarget
+from screc_sim.golden.quant import QuantLinear, QuantModel
+
+Words = Sequence[int] | NDArray[np.uint64]
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadQueue:
+    """A queue of ``blocks`` LOAD blocks; block ``i`` has id ``i`` and its status at beat ``i``."""
+
+    data: bytes
+    blocks: int
+
+
+def gather_descriptors(layout: Layout, shape: ModelShape, params: DeviceParams, core: int) -> Words:
+    """Descriptors of every feature for memory core ``core``, ``FEATURE_WORDS`` words each."""
+    words: list[int] = []
+    for feature in shape.features:
+        table, place = shape.tables[feature.table], layout.tables[feature.table]
+        sub_beat = table.row_bytes < layout.beat_bytes
+        value = protocol.pack(
+            protocol.FEATURE_FIELDS,
+            base=place.offsets[core],
+            row_beats=place.row_beats,
+            sub_beat=int(sub_beat),
+            stride_log2=(place.stride - 1).bit_length() if sub_beat else 0,
+            int4=int(table.format == "int4"),
+            enable=1,  # also where all rows are on SSD: staged rows need the row's shape
+            first=0,
+            last=place.dram_rows,
+            stripe_log2=layout.stripe_log2,
+            residue=core,
+            slices=table.dim // params.gather.lanes,
+        )
+        words += words_of(value, protocol.FEATURE_WORDS)
+    return words
+
+
+def combiner_descriptors(model: QuantModel, params: DeviceParams) -> Words:
+    """One word per feature: requantisation to the interaction's scale, and the bag's place."""
+    shape, lanes = model.shape, params.combiner.lanes
+    words = []
+    base = -(-shape.bottom[-1] // lanes) if shape.dense else 0
+    for index, feature in enumerate(shape.features):
+        slices = shape.feature_dim(index) // lanes
+        words.append(
+            protocol.pack(
+                protocol.COMBINER_FIELDS,
+                m=int(model.bag_m[index]),
+                s=int(model.bag_s[index]),
+                mean=int(feature.mode == "mean"),
+                slices=slices,
+                vector_base=base,
+            )
+        )
+        base += slices
+    return words
+
+
+def program_words(shape: ModelShape, params: DeviceParams) -> Words:
+    """The layer program, ``LAYER_WORDS`` words per operation."""
+    return [
+        word
+        for fields in layer_program(shape, params.core)
+        for word in words_of(protocol.pack(protocol.LAYER_FIELDS, **fields), protocol.LAYER_WORDS)
+    ]
+
+
+def requantise_words(model: QuantModel) -> Words:
+    """Entries in the order of the program: bottom channels, copy, pairs, top channels."""
+
+    def entries(layers: Sequence[QuantLinear]) -> Iterator[tuple[int, int, int]]:
+        for layer in layers:
+            for bias, m, s in zip(layer.bias, layer.m, layer.s, strict=True):
+                yield int(bias), int(m), int(s)
+
+    scalars = [(0, *model.copy_ms), (0, *model.pair_ms)]
+    return [
+        protocol.pack(protocol.REQUANTISE_FIELDS, bias=bias, m=m, s=s)
+        for bias, m, s in (*entries(model.bottom), *scalars, *entries(model.top))
+    ]
+
+
+def weights(model: QuantModel, params: DeviceParams) -> Words:
+    """Weights of every layer, bottom before top, as the compute core's memory holds them."""
+    parts = [
+        weight_words(layer.weight, params.core.columns) for layer in (*model.bottom, *model.top)
+    ]
+    return np.concatenate(parts)
+
+
+def load_queue(model: QuantModel, params: DeviceParams, layout: Layout) -> LoadQueue:
+    """Encode the LOAD blocks of a model on a device."""
+    shape = model.shape
+    plan: list[tuple[LoadTarget, int, Words]] = []
+    for core, place in enumerate(layout.cores):
+        plan.append(
+            (LoadTarget.GATHER_FEATURES, core, gather_descriptors(layout, shape, params, core))
+        )
+        staging = [place.staging_offset, place.staging_beats]
+        plan.append((LoadTarget.GATHER_STAGING, core, staging))
+    every = protocol.ALL_CORES
+    plan += [
+        (LoadTarget.COMBINER_FEATURES, every, combiner_descriptors(model, params)),
+        (LoadTarget.PROGRAM, every, program_words(shape, params)),
+        (LoadTarget.WEIGHTS, every, weights(model, params)),
+        (LoadTarget.REQUANTISE, every, requantise_words(model)),
+        (LoadTarget.SIGMOID, every, sigmoid_table()),
+    ]
+    blocks = [
+        load_block(target, words, core=core, block_id=index, result_offset=index)
+        for index, (target, core, words) in enumerate(plan)
+    ]
+    return LoadQueue(b"".join(blocks), len(blocks))

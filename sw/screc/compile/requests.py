@@ -1,0 +1,309 @@
+"""Requests: samples of the log become RUN blocks and lookup sections, without per-lookup Python."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from screc.compile.blocks import encode_header, pad, version_opcode
+from screc.compile.layout import Layout
+from screc.compile.staging import StagedWrite, Stager
+from screc.errors import ConfigError
+from screc.remap import TableRemap
+from screc_hw.model import ModelShape
+from screc_hw.numerics import MAX_BAG
+from screc_hw.params import DeviceParams
+from screc_hw.protocol import (
+    BAG_LENGTH_SHIFT,
+    BAG_RECIPROCAL_SHIFT,
+    BEAT_BYTES,
+    LOOKUP_FIELDS,
+    MAX_SAMPLES,
+    Header,
+    Opcode,
+)
+from screc_sim.golden.ops import reciprocals
+from screc_sim.golden.quant import QuantModel
+from screc_sim.samples import Bags, SampleBatch
+
+Ints = NDArray[np.int64]
+
+RECORD_BYTES = 8
+"""Bytes of a lookup record and of a result record."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedBlock:
+    """A RUN block and all that belongs to it.
+
+    ``queue``: the block itself. ``sections``: lookup records of each memory core, whole beats of
+    its port, to be placed where ``section_beats`` said. ``staged``: bytes to be in the staging
+    rings before the block starts. ``result_beats``: beats that the device writes for it, status
+    beat included. ``staged_rows`` distinct SSD rows come with ``staged_pages`` 4 KiB reads for
+    ``staged_lookups`` lookups; ``seconds`` is the time that encoding took.
+    """
+
+    block_id: int
+    samples: int
+    queue: bytes
+    sections: tuple[bytes, ...]
+    staged: tuple[StagedWrite, ...]
+    result_beats: int
+    lookups: int
+    staged_lookups: int
+    staged_rows: int
+    staged_pages: int
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Lookups:
+    """All lookups of a block, by feature and sample order as the log has them."""
+
+    sample: Ints
+    feature: Ints
+    table: Ints
+    rank: Ints
+
+
+class RequestEncoder:
+    """Encodes batches for one device.
+
+    Blocks leave in order. Each call takes room in the staging rings; :meth:`retire` gives it back,
+    oldest block first, once the block's results are back.
+
+    Parameters
+    ----------
+    shape, params
+        Model and device.
+    layout
+        Memory of the device.
+    remaps
+        Row order of every table.
+    model
+        For the scale of the dense features.
+    ssd
+        Image of the SSD rows.
+    """
+
+    def __init__(
+        self,
+        shape: ModelShape,
+        params: DeviceParams,
+        layout: Layout,
+        remaps: Sequence[TableRemap],
+        model: QuantModel,
+        ssd: Path,
+    ) -> None:
+        self._shape = shape
+        self._params = params
+        self._layout = layout
+        self._remaps = tuple(remaps)
+        self._model = model
+        self._stager = Stager(layout, ssd)
+        self._mean = np.array([f.mode == "mean" for f in shape.features], bool)
+
+    @classmethod
+    def open(
+        cls, images: Path, shape: ModelShape, params: DeviceParams, model: QuantModel
+    ) -> RequestEncoder:
+        """Make an encoder of what ``screc compile`` left in the folder ``images``."""
+        layout = Layout.load(images / "layout.json")
+        remaps = [TableRemap.load(images / "remap" / f"{i}.bin") for i in range(len(shape.tables))]
+        return cls(shape, params, layout, remaps, model, images / "ssd.bin")
+
+    @property
+    def layout(self) -> Layout:
+        """Memory of the device."""
+        return self._layout
+
+    def retire(self) -> None:
+        """Free the staging space of the oldest block not yet retired."""
+        self._stager.retire()
+
+    def encode(
+        self,
+        batch: SampleBatch,
+        *,
+        block_id: int,
+        result_offset: int,
+        section_beats: Sequence[int] | None = None,
+    ) -> EncodedBlock:
+        """Encode ``batch`` as one RUN block.
+
+        Parameters
+        ----------
+        batch
+            1 to 65,535 samples.
+        block_id
+            Echoed in the status beat.
+        result_offset
+            Beats from the result pointer at which the device writes.
+        section_beats
+            Per memory core: beats from its base pointer at which its section will lie; the start
+            of the lookup area where None.
+
+        Raises
+        ------
+        ConfigError
+            If the batch is too large or not of this model, a bag is longer than 65,535, or an id
+            lies outside its table.
+        StagingFullError
+            If the SSD rows do not fit the staging rings.
+        """
+        started = time.perf_counter()
+        self._check(batch)
+        lengths = np.stack([bags.lengths for bags in batch.bags], axis=1)
+        lookups = self._rank(batch)
+        place = _sample_major(lookups, lengths)
+        staged_mask = lookups.rank >= self._per_table("dram_rows")[lookups.table]
+        staged = self._stager.stage(lookups.table[staged_mask], lookups.rank[staged_mask])
+
+        cores = len(self._layout.cores)
+        core = lookups.rank & (cores - 1)
+        address = lookups.rank.copy()
+        core[staged_mask] = staged.core[staged.inverse]
+        address[staged_mask] = staged.beat[staged.inverse]
+        records = _records(lookups, address, staged_mask)
+        ordered, ordered_core = np.empty_like(records), np.empty_like(core)
+        ordered[place], ordered_core[place] = records, core
+        parts = [_mark_last(ordered[ordered_core == i]) for i in range(cores)]
+
+        beat = self._layout.beat_bytes
+        where = section_beats or [c.lookup_offset // beat for c in self._layout.cores]
+        table = np.array([[at, len(part)] for at, part in zip(where, parts, strict=True)], "<u4")
+        body = pad(table.tobytes()) + self._sub_batches(batch, lengths)
+        padded = -(-len(batch) // self._params.core.rows) * self._params.core.rows
+        header = encode_header(
+            {
+                Header.VERSION_OPCODE: version_opcode(Opcode.RUN),
+                Header.BLOCK_BYTES: BEAT_BYTES + len(body),
+                Header.BLOCK_ID: block_id,
+                Header.RESULT_OFFSET: result_offset,
+                Header.SAMPLES: len(batch),
+                Header.FEATURES: len(batch.bags),
+                Header.DENSE: self._shape.dense,
+                Header.SECTIONS: cores,
+            }
+        )
+        return EncodedBlock(
+            block_id=block_id,
+            samples=len(batch),
+            queue=header + body,
+            sections=tuple(pad(part.astype("<u8").tobytes(), beat) for part in parts),
+            staged=staged.writes,
+            result_beats=1 + -(-padded * RECORD_BYTES // BEAT_BYTES),
+            lookups=len(records),
+            staged_lookups=int(np.count_nonzero(staged_mask)),
+            staged_rows=staged.rows,
+            staged_pages=staged.pages,
+            seconds=time.perf_counter() - started,
+        )
+
+    def _per_table(self, name: str) -> Ints:
+        return np.array([getattr(table, name) for table in self._layout.tables], np.int64)
+
+    def _check(self, batch: SampleBatch) -> None:
+        if not 1 <= len(batch) <= MAX_SAMPLES:
+            raise ConfigError(f"a block holds 1 to {MAX_SAMPLES} samples, not {len(batch)}")
+        if len(batch.bags) != len(self._shape.features):
+            raise ConfigError(
+                f"a sample of this model has {len(self._shape.features)} sparse features, "
+                f"not {len(batch.bags)}"
+            )
+        if batch.dense.shape[1:] != (self._shape.dense,):
+            raise ConfigError(
+                f"a sample of this model has {self._shape.dense} dense features, "
+                f"not {batch.dense.shape[1:]}"
+            )
+        for feature, bags in zip(self._shape.features, batch.bags, strict=True):
+            self._check_bags(feature.name, self._shape.tables[feature.table].rows, bags)
+
+    @staticmethod
+    def _check_bags(name: str, rows: int, bags: Bags) -> None:
+        longest = int(bags.lengths.max(initial=0))
+        if longest > MAX_BAG:
+            raise ConfigError(f"a bag holds at most {MAX_BAG} ids, not {longest}", field=name)
+        low, high = int(bags.ids.min(initial=0)), int(bags.ids.max(initial=0))
+        if low < 0 or high >= rows:
+            wrong = low if low < 0 else high
+            raise ConfigError(f"ids must lie in [0, {rows}), not {wrong}", field=name)
+
+    def _rank(self, batch: SampleBatch) -> _Lookups:
+        """Rank every id; lookups stay feature by feature."""
+        samples = np.arange(len(batch))
+        ranks = [
+            np.asarray(self._remaps[feature.table].ranks(bags.ids), np.int64)
+            for feature, bags in zip(self._shape.features, batch.bags, strict=True)
+        ]
+        counts = [len(rank) for rank in ranks]
+        tables = [feature.table for feature in self._shape.features]
+        return _Lookups(
+            sample=np.concatenate([np.repeat(samples, bags.lengths) for bags in batch.bags]),
+            feature=np.repeat(np.arange(len(ranks)), counts),
+            table=np.repeat(np.array(tables, np.int64), counts),
+            rank=np.concatenate(ranks),
+        )
+
+    def _sub_batches(self, batch: SampleBatch, lengths: Ints) -> bytes:
+        """Bag headers and dense words of every sub-batch, each part padded to a beat."""
+        rows = self._params.core.rows
+        count = -(-len(batch) // rows)
+        factors = np.where(self._mean & (lengths > 0), reciprocals(np.maximum(lengths, 1))[0], 0)
+        headers = np.zeros((count * rows, lengths.shape[1]), "<u4")
+        headers[: len(batch)] = lengths << BAG_LENGTH_SHIFT | factors << BAG_RECIPROCAL_SHIFT
+        bags = headers.reshape(count, -1).view(np.uint8)
+        dense = np.zeros((count * rows, self._shape.dense), np.int8)
+        dense[: len(batch)] = self._model.quantise_dense(batch.dense)
+        # one byte per row for every input: inputs outside, rows inside
+        inputs = dense.reshape(count, rows, -1).transpose(0, 2, 1).reshape(count, -1)
+        parts = [_pad_columns(bags), _pad_columns(inputs.view(np.uint8))]
+        return np.concatenate(parts, axis=1).tobytes()
+
+
+def _pad_columns(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pad every row of a byte matrix with zeros to whole beats."""
+    return np.pad(data, ((0, 0), (0, -data.shape[1] % BEAT_BYTES)))
+
+
+def _sample_major(lookups: _Lookups, lengths: Ints) -> Ints:
+    """Position of every lookup in (sample, feature) order, by counting rather than sorting.
+
+    ``lengths`` is ``(samples, features)``; the lookups of a bag keep their order.
+    """
+    features = lengths.shape[1]
+    ends = np.cumsum(lengths.ravel())
+    starts = ends - lengths.ravel()
+    # the lookups of feature f come as one run, bag after bag: where each bag begins in that order
+    by_feature = np.cumsum(lengths.T.ravel()) - lengths.T.ravel()
+    within = np.arange(len(lookups.rank)) - np.repeat(by_feature, lengths.T.ravel())
+    return starts[lookups.sample * features + lookups.feature] + within
+
+
+def _records(lookups: _Lookups, address: Ints, staged: NDArray[np.bool_]) -> Ints:
+    """Lookup records without ``last``."""
+    fields = {
+        "rank": address,
+        "feature": lookups.feature,
+        "sample": lookups.sample,
+        "staged": staged.astype(np.int64),
+    }
+    record = np.zeros(len(address), np.int64)
+    for name, values in fields.items():
+        record |= values << LOOKUP_FIELDS[name][0]
+    return record
+
+
+def _mark_last(records: Ints) -> Ints:
+    """Set ``last`` on the last record of every bag."""
+    low = LOOKUP_FIELDS["feature"][0]
+    bits = LOOKUP_FIELDS["feature"][1] + LOOKUP_FIELDS["sample"][1]
+    bag = records >> low & ((1 << bits) - 1)
+    last = np.ones(len(records), bool)
+    last[:-1] = bag[1:] != bag[:-1]
+    return records | last.astype(np.int64) << LOOKUP_FIELDS["last"][0]

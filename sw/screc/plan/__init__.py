@@ -1,0 +1,1 @@
+"""The planner: which rows in which tier, and which cores."""
