@@ -5,7 +5,30 @@ from __future__ import annotations
 import dataclasses
 
 from screc_hw.numerics import INT8_MAX, MAX_BAG
+from screc_hw.protocol import FEATURE_FIELDS, FEATURE_WORDS, MAX_FEATURES
 from screc_hw.resources import Resources, memory_blocks
+
+MAX_ROW_BEATS = 32
+"""Longest row in beats: a descriptor's limit, and at 64 bytes it is half of a 4 KiB block, so that
+one boundary at most cuts a row."""
+
+RECORD_BYTES = 8
+"""A lookup record."""
+
+SECTION_BURST_BEATS = 8
+"""Longest burst of lookup records: long enough to be rare beside the rows, short enough to delay
+them little. Divides a 4 KiB block at every port width."""
+
+CREDIT_LOOP_CYCLES = 5
+"""Cycles a row beat's place in the FIFO is held beyond the memory's latency (request register, FIFO
+and slicer). Measured: tests/unit/test_memory_cycles.py."""
+
+MAX_SLICES = (1 << FEATURE_FIELDS["slices"][1]) - 1
+"""Most slices of a row, the descriptor's limit."""
+
+PIPELINE_CYCLES = 31
+"""Cycles from a section command to its first partial beyond two memory latencies (records, then
+row). Measured: tests/unit/test_memory_cycles.py."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,13 +40,23 @@ class GatherParams:
     port_bits
         Width of its AXI4 read port: 128, 256 or 512.
     lanes
-        Components pooled per cycle (one *slice*), a power of two dividing every dimension.
+        Components pooled per cycle (one *slice*), a power of two dividing every dimension, 4..64.
     outstanding
-        Row beats that may be requested and not yet pooled.
+        Row beats that may be requested and not yet pooled; to run at line rate, at least the
+        memory's latency in cycles.
     max_features, max_slices
         Largest feature count and dimension / lanes.
     rows, slots
         Samples per batch slot and batch slots of the combiner, powers of two.
+    max_bag
+        Longest bag.
+    address_bits
+        Width of AXI addresses.
+
+    Raises
+    ------
+    ValueError
+        If a value cannot be built; the message names it and what would be valid.
     """
 
     port_bits: int = 512
@@ -43,15 +76,58 @@ class GatherParams:
             value = getattr(self, name)
             if value < 1 or value & (value - 1):
                 raise ValueError(f"{name} must be a power of two, not {value}")
+        if not 4 <= self.lanes <= 64:
+            raise ValueError(f"lanes must lie in 4..64, not {self.lanes}")
         if self.lanes * 8 > self.port_bits:
             raise ValueError(f"lanes {self.lanes} must fit a beat of {self.port_bits // 8} bytes")
-        if self.outstanding < 2:
-            raise ValueError(f"outstanding must be at least 2, not {self.outstanding}")
+        for name, limit in (("max_features", MAX_FEATURES), ("max_slices", MAX_SLICES)):
+            value = getattr(self, name)
+            if not 1 <= value <= limit:
+                raise ValueError(f"{name} must lie in 1..{limit}, not {value}")
+        if self.max_row_beats > MAX_ROW_BEATS:
+            raise ValueError(
+                f"a row of max_slices × lanes = {self.max_slices * self.lanes} bytes takes "
+                f"{self.max_row_beats} beats of {self.beat_bytes} bytes, more than {MAX_ROW_BEATS}"
+            )
+        if self.outstanding < max(2, self.max_row_beats):
+            raise ValueError(
+                f"outstanding must be at least {max(2, self.max_row_beats)} (the longest row), "
+                f"not {self.outstanding}"
+            )
 
     @property
     def beat_bytes(self) -> int:
         """Bytes per beat of the port."""
         return self.port_bits // 8
+
+    @property
+    def beat_log2(self) -> int:
+        """log2 of :attr:`beat_bytes`."""
+        return self.beat_bytes.bit_length() - 1
+
+    @property
+    def records_per_beat(self) -> int:
+        """Lookup records in a beat."""
+        return self.beat_bytes // RECORD_BYTES
+
+    @property
+    def max_row_beats(self) -> int:
+        """Beats of the longest row, int8."""
+        return -(-self.max_slices * self.lanes // self.beat_bytes)
+
+    @property
+    def positions(self) -> int:
+        """Places in a beat where a slice can start: a slice of int4 codes takes lanes / 2 bytes."""
+        return 2 * self.beat_bytes // self.lanes
+
+    @property
+    def section_beats(self) -> int:
+        """Beats of lookup records that may be requested and not yet unpacked, a power of two.
+
+        As many records as rows may be outstanding, and two bursts.
+        """
+        need = -(-self.outstanding // self.records_per_beat) + 2 * SECTION_BURST_BEATS
+        return 1 << (need - 1).bit_length()
 
     @property
     def acc_bits(self) -> int:
@@ -63,20 +139,44 @@ class GatherParams:
         """Width of the running sub-batch number, compared modulo."""
         return 16
 
-    def cycles(self, *, lookups: float, slices: float, row_beats: float) -> float:
+    def cycles(
+        self, *, lookups: float, slices: float, row_beats: float, latency: float = 0.0
+    ) -> float:
         """Steady-state cycles for ``lookups`` rows of ``slices`` slices and ``row_beats`` beats.
 
-        One slice is pooled per cycle, one row beat arrives per cycle, and the lookup records
-        (8 bytes each) share the port.
+        One slice is pooled per cycle, one beat arrives per cycle, and the lookup records share the
+        port with the rows. A memory of ``latency`` cycles (request accepted to first data beat)
+        slower than ``outstanding`` beats can cover limits the rows.
         """
-        records = 8 / self.beat_bytes
-        return lookups * max(slices, row_beats + records, 1.0)
+        port = row_beats + RECORD_BYTES / self.beat_bytes
+        cover = row_beats * (latency + CREDIT_LOOP_CYCLES) / self.outstanding
+        return lookups * max(slices, port, cover)
+
+    @staticmethod
+    def fill(*, latency: float) -> float:
+        """Cycles from a section command to its first partial: records, then a row, are read."""
+        return 2 * latency + PIPELINE_CYCLES
 
     def resources(self) -> Resources:
-        """Estimate from the datapath's widths."""
-        fifo = memory_blocks(self.outstanding, self.port_bits)
-        return fifo + Resources(
-            lut=3000 + self.port_bits * 6 + self.lanes * self.acc_bits * 2,
-            ff=3000 + self.port_bits * 4 + self.lanes * self.acc_bits * 3,
+        """Estimate from the datapath's widths.
+
+        LUT and FF by component; the multiplier of remap, 32 × (beat_log2 + 6) bits, takes 2 DSP48E2
+        (27 × 18).
+        """
+        sums = self.lanes * self.acc_bits
+        metadata = 64
+        descriptor_bits = 64 * (FEATURE_WORDS - 1)  # the last word is reserved and not stored
+        memories = (
+            memory_blocks(self.outstanding, self.port_bits)
+            + memory_blocks(self.outstanding, metadata)
+            + memory_blocks(self.section_beats, self.port_bits)
+            + memory_blocks(self.max_features, descriptor_bits)
+            + memory_blocks(self.max_slices, sums)
+        )
+        return memories + Resources(
+            # control; record shift register; slice multiplexer; adder and forwarding; skid buffer
+            lut=2600 + self.port_bits + self.port_bits * 2 // 3 + sums * 3,
+            # control; record beat, two FIFO outputs; slice; operand, sum, two of the skid buffer
+            ff=3400 + self.port_bits * 3 + self.lanes * 16 + sums * 4,
             dsp=2,
         )
