@@ -19,12 +19,15 @@ class HostParams:
         Beats per read burst of the request queue (64 beats of 64 bytes are 4 KiB).
     prefetch_bursts
         Bursts that may be requested and not yet consumed.
+    write_outstanding
+        Result beats written whose response may be missing.
     timeout_cycles
         Cycles without progress after which a batch ends with ``TIMEOUT``.
     """
 
     burst_beats: int = 16
     prefetch_bursts: int = 4
+    write_outstanding: int = 16
     timeout_cycles: int = 1 << 20
 
     @property
