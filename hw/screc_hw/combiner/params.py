@@ -8,6 +8,24 @@ from screc_hw.model import ModelShape
 from screc_hw.numerics import INT8_MAX, MAX_BAG
 from screc_hw.resources import Resources, memory_blocks
 
+COUNT_BITS = MAX_BAG.bit_length() + 1
+"""A bag's count of lookups so far, plus a sticky bit above the longest bag."""
+
+ACCUMULATE_LATENCY = 5
+"""Cycles from a part's entry to its sum: three for the count, two for the accumulator."""
+
+REQUANTISE_LATENCY = 7
+"""As ``requantise.Requantise.latency`` (that module needs Amaranth; a test compares the two)."""
+
+MEAN_LATENCY = 6
+"""Multiply, shift and round of the mean."""
+
+ADMISSION_CYCLES = 2
+"""Per sub-batch, beside its headers: its ``begin`` and its count."""
+
+OUTPUT_LATENCY = 6
+"""Word number, output queue, and back to the count of free places."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CombinerParams:
@@ -18,15 +36,17 @@ class CombinerParams:
     lanes
         Components per partial slice.
     rows
-        Samples per batch slot.
+        Samples per batch slot, a power of two.
     slots
-        Batch slots over all compute cores.
+        Batch slots over all compute cores, a power of two.
     max_features, max_slices
         Largest feature count and dimension / lanes.
     vector_words
         Words of ``lanes`` bytes that one sample's vectors take in the feature buffer.
     mean
         Whether any bag may be a mean (adds one multiplier per lane).
+    max_bag
+        Longest bag, up to 65535.
     """
 
     lanes: int
@@ -38,28 +58,68 @@ class CombinerParams:
     mean: bool = False
     max_bag: int = MAX_BAG
 
+    def __post_init__(self) -> None:
+        for name in ("rows", "slots"):
+            value = getattr(self, name)
+            if value < 1 or value & (value - 1):
+                raise ValueError(f"{name} must be a power of two, not {value}")
+        for name in ("lanes", "max_features", "max_slices", "vector_words"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 1 <= self.max_bag <= MAX_BAG:
+            raise ValueError(f"max_bag must be in 1..{MAX_BAG}, not {self.max_bag}")
+
     @property
     def acc_bits(self) -> int:
         """Signed width of a pooled component: max_bag rows of codes in [-127, 127]."""
         return (INT8_MAX * self.max_bag).bit_length() + 1
 
+    @property
+    def slot_bags(self) -> int:
+        """Addresses of one slot's bags: (row, feature), the feature padded to a power of two."""
+        return self.rows << (self.max_features - 1).bit_length()
+
+    @property
+    def sums(self) -> int:
+        """Addresses of the accumulator memory: (slot, row, feature, slice)."""
+        return self.slots * self.slot_bags << (self.max_slices - 1).bit_length()
+
+    @property
+    def queue_depth(self) -> int:
+        """Finished words that may be under way: enough for one slice per cycle."""
+        latency = ACCUMULATE_LATENCY + REQUANTISE_LATENCY + OUTPUT_LATENCY
+        return 1 << (latency + (MEAN_LATENCY if self.mean else 0) - 1).bit_length()
+
     def cycles(self, model: ModelShape, *, partials_per_bag: float) -> float:
-        """Cycles per sub-batch: one bag header or one partial slice per cycle."""
-        headers = self.rows * len(model.features)
+        """Cycles per sub-batch in steady state: one header, and one slice of a part, per cycle.
+
+        ``partials_per_bag`` counts an empty bag as one part: its zeros take the same way. Two
+        cycles go to each sub-batch's admission.
+        """
+        headers = self.rows * len(model.features) + ADMISSION_CYCLES
         slices = self.rows * sum(
             model.feature_dim(f) // self.lanes for f in range(len(model.features))
         )
         return max(headers, slices * partials_per_bag)
 
-    def resources(self) -> Resources:
-        """Estimate from the datapath's widths."""
-        bags = self.slots * self.rows * self.max_features
+    def resources(self, *, inputs: int = 1) -> Resources:
+        """Estimate from the memories and datapath as built, for ``inputs`` memory cores."""
+        sum_bits = self.lanes * self.acc_bits
+        header = 32 if self.mean else 16
+        # registers of a sum's width: one per merge, operand delay, forwarded copies, result
+        wide = (inputs + 4) * sum_bits
+        product = self.acc_bits + 16
+        scalers = 2 if self.mean else 1
         return (
-            memory_blocks(bags * self.max_slices, self.lanes * self.acc_bits)
-            + memory_blocks(bags, 48)
+            memory_blocks(self.sums, sum_bits)
+            + memory_blocks(self.slots * self.slot_bags, header)
+            + self.slots * memory_blocks(self.slot_bags, COUNT_BITS)
+            + memory_blocks(self.max_features, 64)
+            + memory_blocks(self.queue_depth, self.lanes * 8 + 32)
             + Resources(
-                lut=1500 + self.lanes * 260,
-                ff=1500 + self.lanes * 300,
-                dsp=self.lanes * (2 if self.mean else 1),
+                # merges 1, operand delay 1, forwarding 1 and sum 1 per bit; shifters 3 per bit
+                lut=900 + (inputs + 3) * sum_bits + scalers * self.lanes * 3 * product,
+                ff=1200 + wide + scalers * self.lanes * 2 * product,
+                dsp=self.lanes * scalers,
             )
         )
