@@ -101,10 +101,11 @@ class Admit(wiring.Component):
         m.d.sync += room.eq(zeros.level <= ZERO_QUEUE - 4)
         wiring.connect(m, wiring.flipped(self.zeros), zeros.o)
         take = Signal()
+        credit = self._credit(m)
         with m.FSM() as fsm:
             with m.State("Begin"):
                 m.d.comb += [
-                    self.begin.ready.eq(self._credit(m)),
+                    self.begin.ready.eq(credit),
                     self.started.eq(self.begin.valid & self.begin.ready),
                     self.count.eq(self.features << (params.rows - 1).bit_length()),
                 ]
