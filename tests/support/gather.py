@@ -87,7 +87,7 @@ class Bench:
             base = self._grow(table.base)
             for row in table.codes:
                 self.image += row_bytes(row, table.int4).ljust(stride, b"\xa5")
-            self.row_ranges.append((base, len(self.image)))
+            self.row_ranges.append((base, self._align()))
             word = pack(
                 FEATURE_FIELDS,
                 base=base,
@@ -127,6 +127,11 @@ class Bench:
         self.image += bytes(base - len(self.image))
         return base
 
+    def _align(self) -> int:
+        """Pad the image to whole beats; return its length."""
+        self.image += bytes(-len(self.image) % self.params.beat_bytes)
+        return len(self.image)
+
     def _row(self, feature: int, rank: int, staged: bool) -> np.ndarray | None:
         """Codes of a lookup, None where it is out of range."""
         table = self.tables[feature]
@@ -160,8 +165,7 @@ class Bench:
                 last=int(last),
             )
             self.image += word.to_bytes(8, "little")
-        self._grow(-(-len(self.image) // p.beat_bytes) * p.beat_bytes)
-        self.section_ranges.append((base, len(self.image)))
+        self.section_ranges.append((base, self._align()))
         self.commands.append(
             {
                 "offset": base // p.beat_bytes,
@@ -237,7 +241,7 @@ class Slave:
         assert address // BOUNDARY == last // BOUNDARY, f"{address:#x} +{beats} crosses 4 KiB"
         start, end = address - BASE, last + 1 - BASE
         allowed = self.bench.row_ranges if axid else self.bench.section_ranges
-        inside = any(low // width * width <= start and end <= high for low, high in allowed)
+        inside = any(low <= start and end <= high for low, high in allowed)
         assert inside, f"read of id {axid} at {start:#x} +{beats} beats is outside its data"
         return start
 
@@ -384,11 +388,15 @@ def run(
             await admit(ctx, core)
 
         background.append(admission)
+    def finished() -> bool:
+        done = counters.get("lookups") == bench.lookups and counters["idle"] == 1
+        return done and len(partials) >= len(bench.expected)
+
     simulate(
         core,
         load,
         background=background,
-        until=until or (lambda: len(partials) >= len(bench.expected)),
+        until=until or finished,
         cycles=cycles,
         settle=settle,
     )

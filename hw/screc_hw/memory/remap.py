@@ -167,7 +167,7 @@ class Remap(wiring.Component):
         """Whether the descriptor is enabled and within this core's maxima."""
         p = self._params
         whole = (table.row_beats != 0) & (table.row_beats <= p.max_row_beats)
-        part = table.stride_log2 < p.beat_log2
+        part = table.stride_log2 <= p.beat_log2
         return table.enable & self._slices_fit(table) & Mux(table.sub_beat, part, whole)
 
     def _slices_fit(self, table: Any) -> Value:
@@ -176,6 +176,6 @@ class Remap(wiring.Component):
     def _stride(self, staged: Value, table: Any) -> Value:
         """Bytes from row to row; a staged row is counted in beats."""
         p = self._params
-        part = (Const(1) << table.stride_log2)[: p.beat_log2]
+        part = (Const(1) << table.stride_log2)[: p.beat_log2 + 1]
         whole = Cat(Const(0, p.beat_log2), table.row_beats[: count_bits(p.max_row_beats)])
         return Mux(staged, p.beat_bytes, Mux(table.sub_beat, part, whole))
