@@ -194,7 +194,10 @@ class DeviceParams:
             for f in model.features
         ) / max(model.lookups, 1e-9)
         gather = self.gather.cycles(
-            lookups=count * rows / self.memory, slices=mean_slices, row_beats=row_beats
+            lookups=count * rows / self.memory,
+            slices=mean_slices,
+            row_beats=row_beats,
+            latency=latency,
         )
         combine = self.combiner.cycles(model, partials_per_bag=1.0)
         compute = self.core.cycles(model)
@@ -208,7 +211,7 @@ class DeviceParams:
         steady = max(parts.values())
         fill = (
             host
-            + latency * 2
+            + self.gather.fill(latency=latency)
             + max(gather, combine)
             + (0 if parts["compute"] == steady else compute)
         )

@@ -19,15 +19,15 @@ SECTION_BURST_BEATS = 8
 """Longest burst of lookup records: long enough to be rare beside the rows, short enough to delay
 them little. Divides a 4 KiB block at every port width."""
 
-CREDIT_LOOP_CYCLES = 5
+CREDIT_LOOP_CYCLES = 3
 """Cycles a row beat's place in the FIFO is held beyond the memory's latency (request register, FIFO
 and slicer). Measured: tests/unit/test_memory_cycles.py."""
 
 MAX_SLICES = (1 << FEATURE_FIELDS["slices"][1]) - 1
 """Most slices of a row, the descriptor's limit."""
 
-PIPELINE_CYCLES = 31
-"""Cycles from a section command to its first partial beyond two memory latencies (records, then
+PIPELINE_CYCLES = 28
+"""Cycles from a section command to its first slice beyond two memory latencies (records, then
 row). Measured: tests/unit/test_memory_cycles.py."""
 
 
@@ -145,16 +145,18 @@ class GatherParams:
         """Steady-state cycles for ``lookups`` rows of ``slices`` slices and ``row_beats`` beats.
 
         One slice is pooled per cycle, one beat arrives per cycle, and the lookup records share the
-        port with the rows. A memory of ``latency`` cycles (request accepted to first data beat)
-        slower than ``outstanding`` beats can cover limits the rows.
+        port with the rows. The bursts that ``outstanding`` beats allow are under way for
+        ``latency`` cycles (request accepted to first data beat) and their own length: a slow memory
+        limits the rows.
         """
         port = row_beats + RECORD_BYTES / self.beat_bytes
-        cover = row_beats * (latency + CREDIT_LOOP_CYCLES) / self.outstanding
-        return lookups * max(slices, port, cover)
+        bursts = max(1.0, self.outstanding // max(row_beats, 1.0))
+        flight = (latency + CREDIT_LOOP_CYCLES + row_beats) / bursts
+        return lookups * max(slices, port, flight)
 
     @staticmethod
     def fill(*, latency: float) -> float:
-        """Cycles from a section command to its first partial: records, then a row, are read."""
+        """Cycles from a section command to its first slice: records, then a row, are read."""
         return 2 * latency + PIPELINE_CYCLES
 
     def resources(self) -> Resources:
