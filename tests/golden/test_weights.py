@@ -1,0 +1,190 @@
+import json
+import re
+import struct
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from screc.errors import ConfigError
+from screc.weights import SeededTable, load_weights
+from screc_hw.model import FeatureShape, ModelShape, TableShape
+from screc_sim.golden import float_twin
+from tests.golden.support import random_batch, small_shape
+
+SHAPE = small_shape()
+
+
+def tensors(dtype=np.float32):
+    rng = np.random.default_rng(0)
+    sizes = {
+        "emb_l.0.weight": (7, 4),
+        "emb_l.1.weight": (4, 4),
+        "bot_l.0.weight": (6, 3),
+        "bot_l.0.bias": (6,),
+        "bot_l.2.weight": (4, 6),
+        "bot_l.2.bias": (4,),
+        "top_l.0.weight": (5, 10),
+        "top_l.0.bias": (5,),
+        "top_l.2.weight": (1, 5),
+        "top_l.2.bias": (1,),
+    }
+    return {name: rng.normal(size=size).astype(dtype) for name, size in sizes.items()}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_safetensors_are_read_by_row(tmp_path, dtype):
+    path = tmp_path / "w.safetensors"
+    stored = tensors(dtype)
+    save_file(stored, path)
+    weights = load_weights(path, SHAPE)
+    assert (weights.bottom[1].weight == stored["bot_l.2.weight"]).all()
+    assert (weights.top[1].bias == stored["top_l.2.bias"]).all()
+    for i, table in enumerate(weights.tables):
+        values = stored[f"emb_l.{i}.weight"]
+        ids = np.array([3, 0, 3, 1])
+        rows = table.fetch(ids)
+        assert rows.dtype == np.float32
+        assert (rows == values[ids]).all()
+        assert (table.rows, table.dim) == values.shape
+        assert table.peak() == np.abs(values.astype(np.float32)).max()
+
+
+def test_bfloat16_is_the_upper_half_of_float32(tmp_path):
+    path = tmp_path / "w.safetensors"
+    values = {name: array.astype(">f4").astype("<f4") for name, array in tensors().items()}
+    blobs = {name: (array.view("<u4") >> 16).astype("<u2") for name, array in values.items()}
+    header, offset = {}, 0
+    for name, blob in blobs.items():
+        end = offset + blob.nbytes
+        header[name] = {"dtype": "BF16", "shape": blob.shape, "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header).encode()
+    data = b"".join(blob.tobytes() for blob in blobs.values())
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    rows = load_weights(path, SHAPE).tables[0].fetch(np.arange(7))
+    assert (rows.view(np.uint32) & 0xFFFF == 0).all()
+    assert rows == pytest.approx(values["emb_l.0.weight"], rel=2**-7)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda t: t.pop("bot_l.2.bias") is None,
+            (
+                "tensor 'bot_l.2.bias' of shape (4,) is missing; the file has 'bot_l.0.bias', "
+                "'bot_l.0.weight', 'bot_l.2.weight' and 6 more"
+            ),
+        ),
+        (
+            lambda t: t.update({"top_l.0.weight": np.zeros((10, 5), np.float32)}),
+            "tensor 'top_l.0.weight' must have shape (5, 10), not (10, 5)",
+        ),
+        (
+            lambda t: t.update({"emb_l.0.weight": np.zeros((7, 4), np.int8)}),
+            "tensor 'emb_l.0.weight' must be one of F32, F16, BF16, not I8",
+        ),
+        (
+            lambda t: t.update({"bot_l.4.bias": np.zeros(3, np.float32)}),
+            (
+                "the model has no use for tensor 'bot_l.4.bias'; it needs exactly bot_l of 2, "
+                "top_l of 2 layers and 2 emb_l"
+            ),
+        ),
+        (
+            lambda t: t["top_l.0.weight"].__setitem__((2, 7), np.nan),
+            "tensor 'top_l.0.weight' has nan at (2, 7): must be finite",
+        ),
+        (
+            lambda t: t["bot_l.0.bias"].__setitem__(5, -np.inf),
+            "tensor 'bot_l.0.bias' has -inf at (5,): must be finite",
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(tmp_path, change, message):
+    path = tmp_path / "w.safetensors"
+    stored = tensors()
+    change(stored)
+    save_file(stored, path)
+    with pytest.raises(ConfigError, match=re.escape(f"{path}: {message}")):
+        load_weights(path, SHAPE)
+
+
+def test_table_that_is_not_finite_is_named_by_its_pass(tmp_path, monkeypatch):
+    monkeypatch.setattr("screc.weights.COMPONENTS_AT_ONCE", 8)  # two rows a block
+    path = tmp_path / "w.safetensors"
+    stored = tensors()
+    stored["emb_l.0.weight"][5, 2] = np.inf
+    stored["emb_l.0.weight"][6, 0] = np.nan
+    save_file(stored, path)
+    table = load_weights(path, SHAPE).tables[0]
+    with pytest.raises(ConfigError, match=re.escape("'emb_l.0.weight' has inf at (5, 2)")):
+        table.peak()
+
+
+def test_files_that_are_no_safetensors_are_named(tmp_path):
+    path = tmp_path / "w.safetensors"
+    with pytest.raises(ConfigError, match=r"w\.safetensors: model\.weights: no such file"):
+        load_weights(path, SHAPE)
+    path.write_bytes(b"\x80\x04 a pickle")
+    with pytest.raises(ConfigError, match=r"w\.safetensors: must be a safetensors file"):
+        load_weights(path, SHAPE)
+    save_file(tensors(), path)
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ConfigError, match=r"w\.safetensors: must be a safetensors file"):
+        load_weights(path, SHAPE)
+
+
+def test_seeded_rows_depend_on_seed_table_and_row_alone():
+    table = SeededTable(1, 2, 1 << 40, 6)
+    ids = np.array([0, 5, (1 << 40) - 1, 5])
+    rows = table.fetch(ids)
+    assert rows.shape == (4, 6)
+    assert (rows[1] == rows[3]).all()
+    assert (rows[1] == table.fetch(np.array([5]))[0]).all()
+    assert (SeededTable(1, 2, 100, 6).fetch(ids[:2]) == rows[:2]).all()
+    for other in (SeededTable(2, 2, 100, 6), SeededTable(1, 3, 100, 6)):
+        assert not np.isin(other.fetch(ids[:2]), rows).all()
+
+
+def test_seeded_rows_are_uniform_and_independent():
+    rows = SeededTable(0, 0, 10**9, 16).fetch(np.arange(50_000) * 7)
+    assert np.abs(rows).max() <= SeededTable(0, 0, 1, 1).peak() == 1.0
+    histogram = np.histogram(rows, 32, (-1, 1))[0] / rows.size * 32
+    assert np.abs(histogram - 1).max() < 0.03
+    assert np.abs(np.corrcoef(rows.T) - np.eye(16)).max() < 0.03
+    assert abs(np.corrcoef(rows[:-1].ravel(), rows[1:].ravel())[0, 1]) < 0.01
+
+
+def test_seeded_rows_do_not_change_between_versions():
+    rows = SeededTable(0, 1, 100, 3).fetch(np.array([0, 99]))
+    assert rows.tolist() == [
+        [0.7764892578125, -0.413818359375, -0.496551513671875],
+        [-0.891937255859375, -0.227081298828125, -0.558502197265625],
+    ]
+
+
+@pytest.mark.parametrize("pooling", [1, 80])
+@pytest.mark.parametrize("interaction", ["dot", "concat"])
+@pytest.mark.parametrize("seed", range(3))
+def test_seeded_logits_spread(pooling, interaction, seed):
+    shape = ModelShape(
+        name="rm",
+        dense=20,
+        bottom=(64, 32),
+        top=(64, 1),
+        interaction=interaction,
+        tables=tuple(TableShape(name=f"t{i}", rows=100_000, dim=32) for i in range(8)),
+        features=tuple(FeatureShape(name=f"f{i}", table=i, pooling=pooling) for i in range(8)),
+    )
+    rng = np.random.default_rng(0)
+    batch = random_batch(shape, rng, 300, shortest=pooling, longest=pooling, dense_std=2.0)
+    logits = float_twin.run(shape, load_weights(None, shape, seed), batch)
+    assert 0.7 < logits.std() < 3
+
+
+def test_seeded_weights_repeat():
+    one, two, other = (load_weights(None, SHAPE, seed) for seed in (3, 3, 4))
+    assert (one.top[0].weight == two.top[0].weight).all()
+    assert not (one.top[0].weight == other.top[0].weight).any()
