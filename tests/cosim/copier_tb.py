@@ -13,8 +13,8 @@ import numpy as np
 from cocotb.clock import Clock as ClockSource
 from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge, with_timeout
 
-from screc_sim.bfm import AxiRead, AxiWrite, Clock, Timing
-from screc_sim.memory import DeviceMemory
+from screc_sim.bfm import AxiRead, AxiWrite, Clock
+from screc_sim.memory import DeviceMemory, Timing
 from tests.cosim.copier import PREFIX
 
 PERIOD_NS = 4
