@@ -1,0 +1,404 @@
+"""``CONFIG.toml``: what to build, from which log, for which device.
+
+Values come from the presets, then the file, then ``--set``, the last one wins.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from screc.config_validation import PLAIN, TABLE, Record, nearest, read_toml, tagged, validate
+from screc.devices import DeviceConfig
+from screc.errors import ConfigError
+from screc.models import ModelFile, preset_model, preset_names, read_model, to_shape, unsupported
+from screc_hw.model import ModelShape
+from screc_hw.protocol import MAX_SAMPLES
+
+Tier = Literal["onchip", "tt", "dram", "ssd"]
+Format = Literal["criteo", "csv", "npz", "parquet", "libsvm", "synthetic"]
+
+SUFFIX_FORMATS: dict[str, Format] = {
+    ".csv": "csv",
+    ".npz": "npz",
+    ".parquet": "parquet",
+    ".svm": "libsvm",
+    ".libsvm": "libsvm",
+}
+"""Format of a log whose ``format`` is absent, by the end of its name; any other is Criteo's."""
+
+
+class ModelConfig(Record):
+    """``[model]``: which model, and its weights."""
+
+    preset: str | None = None
+    """Name of a preset; or ``file``."""
+    file: Path | None = None
+    """A ``model.toml``; or ``preset``."""
+    weights: Path | None = None
+    """A safetensors file with facebookresearch/dlrm's names; absent: drawn from ``seed``."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of drawn weights and of a synthetic log."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelConfig:
+        if (self.preset is None) == (self.file is None):
+            both = "not both" if self.preset is not None else "neither is given"
+            raise ValueError(
+                f'needs preset = "criteo-kaggle" or file = "model.toml", {both}; '
+                f"presets: {', '.join(preset_names())}"
+            )
+        return self
+
+
+class IdsFile(Record):
+    """``ids = {file = ...}``: numbers that a trained model gave to the values of its log."""
+
+    file: Path
+    """Parquet file with the columns ``feature`` (name), ``value`` (text) and ``id``."""
+
+
+class LabelColumn(Record):
+    """``label = {column = ..., at_least = ...}``: the column that tells positive samples."""
+
+    column: str
+    """Name of the column."""
+    at_least: float | None = None
+    """A sample is positive from this value on; absent: the column is 0 or 1."""
+
+
+class LogTable(Record):
+    """``[[log.table]]``: where the ids of a feature are."""
+
+    table: str
+    """Name of the feature; or of a table that only one feature reads."""
+    column: str | None = None
+    """``csv``, ``parquet``: name of the column."""
+    indices: str | None = None
+    """``npz``: array of ids, jagged ``(lookups,)`` or fixed ``(samples, length)``."""
+    offsets: str | None = None
+    """``npz``: array ``(samples,)`` or ``(samples + 1,)``: where each bag starts in ``indices``."""
+    first: int | None = Field(default=None, ge=0)
+    """``libsvm``: first index of the bag's range; the id is the index less this."""
+    last: int | None = Field(default=None, ge=0)
+    """``libsvm``: last index of the bag's range, inclusive."""
+
+
+class LogConfig(Record):
+    """``[log]``: the access log."""
+
+    path: str | None = None
+    """File or glob (``day_*.tsv.gz``, in name order); absent: synthetic."""
+    format: Format | None = None
+    """How the files are laid out; absent: from the name, or synthetic without a path."""
+    ids: Annotated[
+        Annotated[Literal["modulo", "dictionary"], Tag(PLAIN)] | Annotated[IdsFile, Tag(TABLE)],
+        Discriminator(tagged),
+    ] = "modulo"
+    """Value to row: modulo rows, numbered by first appearance, or a file of a trained model."""
+    profile: float = Field(default=0.5, gt=0, lt=1)
+    """Share of the samples, from the start, that hot rows are chosen on."""
+    holdout: float = Field(default=0.5, gt=0, lt=1)
+    """Share of the samples, from the end, that accesses are counted on."""
+    samples: int | None = Field(default=None, ge=2)
+    """How many to draw (synthetic; absent: 20,000), or to read at most."""
+    separator: str = Field(default=",", min_length=1, max_length=1)
+    """``csv``: what separates columns."""
+    label: (
+        Annotated[
+            Annotated[str, Tag(PLAIN)] | Annotated[LabelColumn, Tag(TABLE)], Discriminator(tagged)
+        ]
+        | None
+    ) = None
+    """Column (``csv``, ``parquet``) or array (``npz``) of labels; absent: none."""
+    dense: tuple[str, ...] = ()
+    """Columns or arrays of dense features, in order."""
+    log_dense: bool | None = None
+    """Whether dense ``x`` becomes ``log(1 + max(x, 0))``; absent: for Criteo's data alone."""
+    table: tuple[LogTable, ...] = ()
+    """Where each feature's ids are (``csv``, ``npz``, ``parquet``, ``libsvm``)."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LogConfig:
+        if self.profile + self.holdout > 1:
+            raise ValueError(
+                f"profile + holdout must be at most 1, not {self.profile} + {self.holdout}: the "
+                "hold-out part is the later one"
+            )
+        if self.kind == "synthetic" and self.path is not None:
+            raise ValueError(
+                f'a synthetic log has no path, not {self.path!r}; or format = "criteo"'
+            )
+        if self.kind != "synthetic" and self.path is None:
+            raise ValueError(f'format = "{self.kind}" needs a path')
+        return self
+
+    @property
+    def kind(self) -> Format:
+        """The format, also where it is absent."""
+        if self.format is not None:
+            return self.format
+        if self.path is None:
+            return "synthetic"
+        name = self.path.removesuffix(".gz")
+        return SUFFIX_FORMATS.get(Path(name).suffix, "criteo")
+
+
+class PlanTable(Record):
+    """``[[plan.table]]``: wishes for one table."""
+
+    name: str
+    """Name of the table."""
+    tiers: tuple[Tier, ...] | None = None
+    """Tiers that its rows may be in; absent: any."""
+    pin: Tier | None = None
+    """The tier that all its rows are in."""
+    tt_rank: int | None = Field(default=None, ge=1)
+    """Rank of its tensor-train cores."""
+    replicate: bool = False
+    """Whether every memory core holds a copy of its DRAM rows."""
+
+
+class CoresConfig(Record):
+    """``[plan.cores]``: cores that are given; the planner chooses the absent ones."""
+
+    memory: int | None = Field(default=None, ge=1)
+    """Memory cores."""
+    compute: int | None = Field(default=None, ge=1)
+    """Compute cores."""
+    rows: int | None = Field(default=None, ge=1)
+    """Samples that a compute core takes at a time."""
+    columns: int | None = Field(default=None, ge=1)
+    """Output channels that a compute core takes at a time."""
+
+
+class PlanConfig(Record):
+    """``[plan]``: what the planner optimises."""
+
+    objective: Literal["throughput", "energy", "devices"] = "throughput"
+    """Least time per sample; or, at ``rate``, least energy per sample or fewest devices."""
+    batch: int = Field(default=128, ge=1, le=MAX_SAMPLES)
+    """Samples of a request block."""
+    rate: float | None = Field(default=None, gt=0)
+    """Samples per second that must be served."""
+    latency_ms: float | None = Field(default=None, gt=0)
+    """Longest time from a batch's request to its results, unloaded, in ms."""
+    gap: float = Field(default=0.01, ge=0, lt=1)
+    """Relative distance to the proven bound at which the solver may stop."""
+    time_limit_s: float = Field(default=60.0, gt=0)
+    """Longest time that the solver may take, in seconds."""
+    solver: Literal["highs"] = "highs"
+    """The MIP solver."""
+    intervals: int = Field(default=50, ge=1, le=1000)
+    """Intervals of a table's coverage curve."""
+    split: bool = True
+    """Whether a table may be split over memory cores."""
+    max_auc_loss: float | None = Field(default=None, ge=0)
+    """AUC that approximated rows may cost."""
+    max_row_error: float | None = Field(default=None, ge=0)
+    """Relative error that an approximated row may have."""
+    cores: CoresConfig = CoresConfig()
+    """Cores that are given."""
+    table: tuple[PlanTable, ...] = ()
+    """Wishes for single tables."""
+
+    @model_validator(mode="after")
+    def _has_rate(self) -> PlanConfig:
+        if self.objective != "throughput" and self.rate is None:
+            raise ValueError(f'objective = "{self.objective}" needs rate, in samples per second')
+        return self
+
+
+class SimulateConfig(Record):
+    """``[simulate]``: how the RTL is run."""
+
+    simulator: Literal["verilator", "icarus"] = "verilator"
+    """Which simulator."""
+    samples: int = Field(default=256, ge=1)
+    """Samples that run through the RTL."""
+
+
+class Config(Record):
+    """A whole ``CONFIG.toml``, with paths resolved against its folder."""
+
+    model: ModelConfig
+    """``[model]``"""
+    log: LogConfig = LogConfig()
+    """``[log]``"""
+    device: tuple[DeviceConfig, ...] = Field(default=(DeviceConfig(kind="smartssd"),), min_length=1)
+    """``[[device]]``, one entry per kind."""
+    plan: PlanConfig = PlanConfig()
+    """``[plan]``"""
+    simulate: SimulateConfig = SimulateConfig()
+    """``[simulate]``"""
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a configuration.
+
+    Parameters
+    ----------
+    path
+        The ``CONFIG.toml``; relative paths in it and in ``overrides`` start at its folder.
+    overrides
+        ``key=value`` each: keys joined by dots, array elements by number, TOML values (what is no
+        TOML value is a string).
+
+    Raises
+    ------
+    ConfigError
+        For the first fault; names file (or ``--set``), field, value and what would be valid.
+    """
+    data = read_toml(path)
+    for override in overrides:
+        apply_override(data, override)
+    return _resolve(validate(Config, data, path), path.parent)
+
+
+def apply_override(data: dict[str, Any], override: str) -> None:
+    """Put one ``a.b.0.c=value`` into ``data``, in place.
+
+    An array may grow by one element. Naming ``model.preset`` drops ``model.file`` and the reverse.
+    """
+    key, equals, text = override.partition("=")
+    keys = [part.strip() for part in key.split(".")]
+    if not equals or not all(keys):
+        raise ConfigError(
+            f"must be KEY=VALUE, such as device.0.kind=u50, not {override!r}", path="--set"
+        )
+    holder: Any = data
+    for i, name in enumerate(keys[:-1]):
+        holder = _step(holder, keys, i, name, [] if keys[i + 1].isdigit() else {})
+    _put(holder, keys, _value(text))
+    if keys in (["model", "preset"], ["model", "file"]):
+        holder.pop("file" if keys[1] == "preset" else "preset", None)
+
+
+def _step(holder: Any, keys: list[str], depth: int, name: str, absent: Any) -> Any:
+    """Go into ``holder`` by one key, adding ``absent`` where there is nothing yet."""
+    if isinstance(holder, dict):
+        return holder.setdefault(name, absent)
+    if isinstance(holder, list):
+        index = _index(holder, keys, depth)
+        if index == len(holder):
+            holder.append(absent)
+        return holder[index]
+    raise _not_a_table(keys, depth, holder)
+
+
+def _put(holder: Any, keys: list[str], value: Any) -> None:
+    if isinstance(holder, dict):
+        holder[keys[-1]] = value
+    elif isinstance(holder, list):
+        index = _index(holder, keys, len(keys) - 1)
+        holder[index : index + 1] = [value]
+    else:
+        raise _not_a_table(keys, len(keys) - 1, holder)
+
+
+def _index(holder: list[Any], keys: list[str], depth: int) -> int:
+    """Element that ``keys[depth]`` names; one past the end is a new one."""
+    name = keys[depth]
+    if not name.isdigit() or int(name) > len(holder):
+        raise ConfigError(
+            f"{'.'.join(keys[:depth])} is an array of {len(holder)}: the next key must be a number "
+            f"in 0..{len(holder)}, not {name!r}",
+            path="--set",
+            field=".".join(keys),
+        )
+    return int(name)
+
+
+def _not_a_table(keys: list[str], depth: int, value: Any) -> ConfigError:
+    return ConfigError(
+        f"{'.'.join(keys[:depth])} is {value!r}, which has no keys",
+        path="--set",
+        field=".".join(keys),
+    )
+
+
+def _value(text: str) -> Any:
+    """A TOML value, or the text itself."""
+    try:
+        found = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    # a text with line breaks could smuggle in more keys than one
+    return found["value"] if len(found) == 1 else text
+
+
+def _resolve(config: Config, folder: Path) -> Config:
+    """Make every path absolute, starting at ``folder``."""
+    start = folder.absolute()
+
+    def moved(record: Any, *names: str) -> Any:
+        paths = {name: getattr(record, name) for name in names}
+        found = {name: start / path for name, path in paths.items() if path is not None}
+        return record.model_copy(update=found)
+
+    model = moved(config.model, "file", "weights")
+    log = config.log
+    if log.path is not None:
+        log = log.model_copy(update={"path": str(start / log.path)})
+    if isinstance(log.ids, IdsFile):
+        log = log.model_copy(update={"ids": moved(log.ids, "file")})
+    return config.model_copy(update={"model": model, "log": log})
+
+
+def dump_config(config: Config) -> str:
+    """Write the resolved configuration as TOML: reading it back gives the same."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def model_file(config: Config) -> ModelFile:
+    """Read the model that ``[model]`` names; errors as :func:`load_config`."""
+    if config.model.preset is not None:
+        return preset_model(config.model.preset)
+    assert config.model.file is not None  # ModelConfig's validator: one of the two
+    return read_model(config.model.file)
+
+
+def model_shape(config: Config) -> ModelShape:
+    """Sizes of the model of a configuration.
+
+    Raises
+    ------
+    ConfigError
+        If the model is wrong, or asks for what the tool cannot do yet.
+    """
+    model = model_file(config)
+    check_supported(config, model)
+    shape = to_shape(model)
+    _check_plan_tables(config, shape)
+    return shape
+
+
+def check_supported(config: Config, model: ModelFile) -> None:
+    """Refuse what the formats hold but the tool cannot do yet.
+
+    Raises
+    ------
+    ConfigError
+        Names the field, and what to use instead.
+    """
+    where = config.model.file or config.model.preset
+    for field, reason in unsupported(model):
+        raise ConfigError(reason, path=where, field=field)
+    if config.log.kind == "libsvm":
+        raise ConfigError(
+            '"libsvm" is not read yet; use "csv", "npz" or "parquet"', field="log.format"
+        )
+
+
+def _check_plan_tables(config: Config, shape: ModelShape) -> None:
+    names = [table.name for table in shape.tables]
+    for i, wish in enumerate(config.plan.table):
+        if wish.name not in names:
+            raise ConfigError(
+                f"no table {wish.name!r}; {nearest(wish.name, names)}", field=f"plan.table.{i}.name"
+            )
