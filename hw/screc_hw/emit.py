@@ -93,7 +93,7 @@ def emit_netlist(netlist: Netlist, folder: Path) -> list[Path]:
     files = []
     for module in sorted(modules, key=lambda key: (key != netlist.name, key)):
         path = folder / f"{module}.sv"
-        _write(path, HEADER.format(name=module, **header) + modules[module])
+        write_whole(path, HEADER.format(name=module, **header) + modules[module])
         files.append(path)
     for path in sorted(folder.glob("*.sv")):
         if path not in files and OURS.match(path.read_text(encoding="utf-8")):
@@ -101,7 +101,8 @@ def emit_netlist(netlist: Netlist, folder: Path) -> list[Path]:
     return files
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Write ``text`` in UTF-8 with Unix line ends, whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(text, encoding="utf-8", newline="\n")

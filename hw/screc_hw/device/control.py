@@ -23,6 +23,7 @@ __all__ = [
     "max_compute",
     "max_memory",
     "memory_counters_layout",
+    "register_map",
 ]
 
 ADDRESS_BITS = 12
@@ -52,6 +53,48 @@ def max_memory() -> int:
 def max_compute() -> int:
     """Compute cores that the register map has room for."""
     return ((1 << ADDRESS_BITS) - Register.COMPUTE_COUNTERS) // COMPUTE_COUNTER_STRIDE
+
+
+def register_map(*, memory: int, compute: int) -> list[dict[str, Any]]:
+    """Return every register: ``name``, ``offset`` and ``size`` in bytes, ``access``, ``port``.
+
+    ``access`` is ``rw`` or ``r``; ``port`` names the AXI master that a pointer is for, else None.
+    """
+
+    def entry(name: str, offset: int, size: int, access: str, port: str | None) -> dict[str, Any]:
+        return {"name": name, "offset": offset, "size": size, "access": access, "port": port}
+
+    found = [
+        entry(register.name, int(register), 4, "rw", None)
+        for register in (Register.CTRL, Register.GIER, Register.IER, Register.ISR)
+    ]
+    found += [
+        entry("queue", int(Register.QUEUE), 8, "rw", "m_axi_host"),
+        entry("result", int(Register.RESULT), 8, "rw", "m_axi_host"),
+        entry("queue_bytes", int(Register.QUEUE_BYTES), 4, "rw", None),
+    ]
+    found += [
+        entry(f"gmem{i}", Register.GMEM + GMEM_STRIDE * i, 8, "rw", f"m_axi_gmem{i}")
+        for i in range(memory)
+    ]
+    found += [
+        entry(register.name, int(register), size, "r", None)
+        for register, size in (
+            (Register.STATUS, 4),
+            (Register.CYCLES, 8),
+            (Register.BLOCKS, 4),
+            (Register.LOAD_CRC, 4),
+        )
+    ]
+    for i in range(memory):
+        base = Register.MEMORY_COUNTERS + MEMORY_COUNTER_STRIDE * i
+        for part, name in enumerate(memory_counters_layout().members):
+            found.append(entry(f"memory{i}_{name}", base + 4 * part, 4, "r", None))
+    for i in range(compute):
+        base = Register.COMPUTE_COUNTERS + COMPUTE_COUNTER_STRIDE * i
+        for part, name in enumerate(compute_counters_layout().members):
+            found.append(entry(f"compute{i}_{name}", base + 4 * part, 4, "r", None))
+    return found
 
 
 class Control(wiring.Component):

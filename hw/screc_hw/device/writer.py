@@ -234,6 +234,8 @@ class ResultWriter(wiring.Component):
     axi : Out(WriteSignature(data_bits=512))
     done_blocks : Out(32)
         Blocks whose status beat has been written, or that end without one.
+    block_done : Out(1)
+        Pulse: one more of them.
     status : Out(8)
         All ``protocol.StatusBit`` since ``clear``.
     idle : Out(1)
@@ -249,6 +251,7 @@ class ResultWriter(wiring.Component):
     clear: Signal
     axi: Any
     done_blocks: Signal
+    block_done: Signal
     status: Signal
     idle: Signal
 
@@ -267,6 +270,7 @@ class ResultWriter(wiring.Component):
                 "clear": In(1),
                 "axi": Out(WriteSignature(data_bits=params.port_bits)),
                 "done_blocks": Out(32),
+                "block_done": Out(1),
                 "status": Out(8),
                 "idle": Out(1),
             }
@@ -294,14 +298,14 @@ class ResultWriter(wiring.Component):
             m.d.sync += failed.eq(1)
         with m.Elif(closed):
             m.d.sync += failed.eq(0)
-        skipped = closed & ~taken
+        m.d.comb += self.block_done.eq((closed & ~taken) | (closing & writer.answered))
         errors = Mux(closed, flags, 0) | Mux(writer.failed, int(StatusBit.AXI_WRITE), 0)
         with m.If(self.clear):
             m.d.sync += [self.status.eq(0), self.done_blocks.eq(0)]
         with m.Else():
             m.d.sync += [
                 self.status.eq(self.status | errors),
-                self.done_blocks.eq(self.done_blocks + (skipped | (closing & writer.answered))),
+                self.done_blocks.eq(self.done_blocks + self.block_done),
             ]
         return m
 
