@@ -48,6 +48,9 @@ ICARUS_ARGS = ("-Wno-timescale",)
 
 TIMESCALE = ("1ns", "1ps")
 
+KEPT_BUILDS = 40
+"""Builds in a cache folder; the least recently used ones beyond are dropped."""
+
 BUILD_TIMEOUT_S = 1800
 """How long one process waits for another that builds the same design."""
 
@@ -204,11 +207,24 @@ def build(
     done = folder / "done"
     with filelock.FileLock(f"{folder}.lock", timeout=BUILD_TIMEOUT_S):
         if done.exists():
+            done.touch()  # used just now
             return Build(simulator, top, folder, waves, 0.0)
         started = time.perf_counter()
         _compile(simulator, ordered, top, folder, args, waves)
         done.touch()
+    _prune(folder.parent)
     return Build(simulator, top, folder, waves, time.perf_counter() - started)
+
+
+def _prune(cache: Path) -> None:
+    """Drop the least recently used builds beyond :data:`KEPT_BUILDS`."""
+    used: dict[Path, float] = {}
+    for done in cache.glob("*/done"):
+        with contextlib.suppress(FileNotFoundError):  # another process drops builds too
+            used[done.parent] = done.stat().st_mtime
+    for folder in sorted(used, key=lambda path: used[path])[:-KEPT_BUILDS]:
+        shutil.rmtree(folder, ignore_errors=True)
+        Path(f"{folder}.lock").unlink(missing_ok=True)
 
 
 def _compile(

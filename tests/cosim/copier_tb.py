@@ -15,7 +15,7 @@ from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge, with_timeout
 
 from screc_sim.bfm import AxiRead, AxiWrite, Clock
 from screc_sim.memory import DeviceMemory, Timing
-from tests.cosim.copier import PREFIX
+from tests.cosim.copier import BURST, BYTES, PREFIX
 
 PERIOD_NS = 4
 
@@ -26,7 +26,8 @@ async def copies(dut: Any) -> None:
     memory = DeviceMemory()
     rng = np.random.default_rng(case["seed"])
     size = case["size"]
-    memory.add("source", case["source"], rng.integers(0, 256, size, np.uint8))
+    source = rng.integers(0, 256, size, np.uint8)
+    memory.add("source", case["source"], source)
     memory.add("extra", case["extra"], rng.integers(0, 256, size, np.uint8))
     target = np.zeros(size, np.uint8)
     memory.add("destination", case["destination"], target, writable=True)
@@ -51,7 +52,12 @@ async def copies(dut: Any) -> None:
     begin, wall = clock.now(), time.perf_counter()
     await with_timeout(RisingEdge(dut.done), 4_000_000, "ns")
     await FallingEdge(dut.clk)
+    expected = 0
+    for beat in range(case["bursts"] * BURST):
+        value, _ = memory.read(case["extra"] + beat * BYTES, 8) if beat * BYTES < size else (0, 0)
+        expected = ((expected << 1 | expected >> 63) + value) % (1 << 64)
     result = {
+        "expected_sum": expected,
         "cycles": (clock.now() - begin) // clock.period,
         "seconds": time.perf_counter() - wall,
         "beats": [read.beats, write.beats],
@@ -59,6 +65,6 @@ async def copies(dut: Any) -> None:
         "device_errors": int(dut.errors.value),
         "faults": read.port.faults + write.port.faults,
         "memory_errors": memory.errors,
-        "copied": bool(np.array_equal(target, memory.regions[0].data)),
+        "copied": bool(np.array_equal(target, source)),
     }
     Path(os.environ["COPIER_RESULT"]).write_text(json.dumps(result))

@@ -193,10 +193,9 @@ def _accuracy(
 
 
 def _failure(ctx: Context, verdict: Verdict) -> str:
-    lines = [
-        f"{verdict.mismatches} of {verdict.samples} samples differ from the golden model; "
-        + f"see {ctx.out / 'simulation.json'}"
-    ]
+    where = ctx.out / "simulation.json"
+    head = f"{verdict.mismatches} of {verdict.samples} samples differ from the golden model"
+    lines = [f"{head}; see {where}"]
     lines += [
         f"  sample {one.sample}: {one.field} is {one.got}, the golden model says {one.expected}"
         for one in verdict.first[:5]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 from screc.compile.requests import EncodedBlock, RequestEncoder
 from screc.compile.staging import StagingFullError
 from screc_hw.params import DeviceParams
-from screc_hw.protocol import BEAT_BYTES
+from screc_hw.protocol import BEAT_BYTES, Header
 from screc_sim.memory import Timing
 from screc_sim.samples import SampleBatch
 from screc_sim.vectors import Job, Placement, RegionSpec, Start
@@ -41,6 +40,15 @@ class Workload:
     def load_cycles(self) -> float:
         """Cycles that the LOAD queue takes, about: one 64-bit word each."""
         return self.job.starts[0].size / 8
+
+
+def count_blocks(queue: bytes) -> int:
+    """Count the blocks of a request queue by walking over their headers."""
+    count = at = 0
+    while at < len(queue):
+        at += int.from_bytes(queue[at + 4 * Header.BLOCK_BYTES :][:4], "little")
+        count += 1
+    return count
 
 
 def encode(
@@ -110,7 +118,7 @@ def build_workload(
     """
     layout = encoder.layout
     load_queue = (images / "load.bin").read_bytes()
-    load_blocks = json.loads((images / "manifest.json").read_text())["load_blocks"]
+    load_blocks = count_blocks(load_queue)
     blocks, offsets, groups = encode(encoder, batch, size, load_blocks)
     queue = load_queue + b"".join(block.queue for block in blocks)
     (folder / "queue.bin").write_bytes(queue)
