@@ -41,6 +41,8 @@ RAM_WIDTH_36K = 72
 
 def memory_blocks(depth: int, width: int) -> Resources:
     """Blocks for a simple dual-port memory: LUT RAM up to 64 deep, RAMB36, URAM from 4096 deep."""
+    if depth <= 32:
+        return Resources(lut=-(-width // 14) * 8)  # RAM32M16: 14 bits a slice of 8 LUT
     if depth <= 64:
         return Resources(lut=-(-width // 7) * 8)  # RAM64M8: 7 bits a slice of 8 LUT
     if depth >= 4096:

@@ -31,6 +31,10 @@ PIPELINE_CYCLES = 28
 row). Measured: tests/unit/test_memory_cycles.py."""
 
 
+_LOOKUP_BITS = 32
+"""About what is kept of a lookup in flight: ``layouts.row_layout``."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GatherParams:
     """Compile-time maxima of a memory-centric core.
@@ -162,23 +166,23 @@ class GatherParams:
     def resources(self) -> Resources:
         """Estimate from the datapath's widths.
 
-        LUT and FF by component; the multiplier of remap, 32 × (beat_log2 + 6) bits, takes 2 DSP48E2
-        (27 × 18).
+        Within 10 % of Yosys' mapping (``synth_xilinx -family xcup``) of the core for 4 to 64 lanes
+        and all port widths, which counts LUTs before they are packed in pairs; tested in
+        tests/unit/test_memory_resources.py.
         """
         sums = self.lanes * self.acc_bits
-        metadata = 64
         descriptor_bits = 64 * (FEATURE_WORDS - 1)  # the last word is reserved and not stored
         memories = (
             memory_blocks(self.outstanding, self.port_bits)
-            + memory_blocks(self.outstanding, metadata)
+            + memory_blocks(self.outstanding, _LOOKUP_BITS)
             + memory_blocks(self.section_beats, self.port_bits)
             + memory_blocks(self.max_features, descriptor_bits)
-            + memory_blocks(self.max_slices, sums)
+            + (memory_blocks(self.max_slices, sums) if self.max_slices > 1 else Resources())
         )
         return memories + Resources(
-            # control; record shift register; slice multiplexer; adder and forwarding; skid buffer
-            lut=2600 + self.port_bits + self.port_bits * 2 // 3 + sums * 3,
-            # control; record beat, two FIFO outputs; slice; operand, sum, two of the skid buffer
-            ff=3400 + self.port_bits * 3 + self.lanes * 16 + sums * 4,
-            dsp=2,
+            # control; record shift register and word selection; nibbles; adder, skid buffer
+            lut=1220 + self.port_bits * 5 // 4 + self.lanes * 8 + sums * 2,
+            # control; record beat, two FIFO outputs; word, codes, operand; sums read, formed, skid
+            ff=2300 + self.port_bits * 3 + self.lanes * 24 + sums * 4,
+            dsp=2,  # remap: a 32-bit row times a stride of up to 12 bits, 27 × 18 each
         )

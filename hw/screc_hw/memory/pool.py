@@ -53,16 +53,11 @@ class Pool(wiring.Component):
         acc_layout = partial_layout(p)["acc"].shape
         sums = Signal(acc_layout)
         assert isinstance(sums, data.View)
-        store = memory.Memory(shape=len(sums.as_value()), depth=max(2, p.max_slices), init=[])
-        m.submodules.store = store
-        write_port, read_port = store.write_port(), store.read_port()
 
         advance = Signal()
         m.d.comb += [
             advance.eq(~self.o.valid | self.o.ready),
             self.i.ready.eq(advance),
-            read_port.en.eq(advance),
-            read_port.addr.eq(piece.slice),
         ]
 
         # the slice whose sum so far is being read
@@ -86,15 +81,22 @@ class Pool(wiring.Component):
                     m.d.sync += [first.eq(piece.last), count.eq(Mux(piece.last, 0, now))]
 
         result = self.o.payload
-        stored = data.View(acc_layout, read_port.data)
+        so_far = result.acc
+        if p.max_slices > 1:
+            store: memory.Memory = memory.Memory(shape=acc_layout, depth=p.max_slices, init=[])
+            m.submodules.store = store
+            write_port, read_port = store.write_port(), store.read_port()
+            m.d.comb += [
+                read_port.en.eq(advance),
+                read_port.addr.eq(piece.slice),
+                write_port.en.eq(advance & held_valid),
+                write_port.addr.eq(held.slice),
+                write_port.data.eq(sums),
+            ]
+            so_far = Mux(held_again, result.acc, read_port.data)
+        before = data.View(acc_layout, Mux(held_first, 0, so_far))
         for lane in range(p.lanes):
-            before = Mux(held_again, result.acc[lane], stored[lane])
-            m.d.comb += sums[lane].eq(Mux(held_first, 0, before) + held.data[lane])
-        m.d.comb += [
-            write_port.en.eq(advance & held_valid),
-            write_port.addr.eq(held.slice),
-            write_port.data.eq(sums),
-        ]
+            m.d.comb += sums[lane].eq(before[lane] + held.data[lane])
         with m.If(advance):
             m.d.sync += self.o.valid.eq(held_valid & held.last)
             with m.If(held_valid):

@@ -1,0 +1,81 @@
+import dataclasses
+
+import pytest
+
+from screc_hw.memory.params import MAX_ROW_BEATS, SECTION_BURST_BEATS, GatherParams
+
+GOOD = {"lanes": 16, "max_features": 26, "max_slices": 4, "rows": 8, "slots": 2}
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"port_bits": 64}, "port_bits must be 128, 256 or 512, not 64"),
+        ({"lanes": 12}, "lanes must be a power of two, not 12"),
+        ({"lanes": 2}, "lanes must lie in 4..64, not 2"),
+        ({"lanes": 128}, "lanes must lie in 4..64, not 128"),
+        ({"lanes": 32, "port_bits": 128}, "lanes 32 must fit a beat of 16 bytes"),
+        ({"rows": 3}, "rows must be a power of two, not 3"),
+        ({"slots": 0}, "slots must be a power of two, not 0"),
+        ({"max_features": 0}, "max_features must lie in 1..4096, not 0"),
+        ({"max_features": 4097}, "max_features must lie in 1..4096, not 4097"),
+        ({"max_slices": 256}, "max_slices must lie in 1..255, not 256"),
+        (
+            {"port_bits": 128, "max_slices": 33},
+            "a row of max_slices × lanes = 528 bytes takes 33 beats of 16 bytes, more than 32",
+        ),
+        ({"outstanding": 1}, "outstanding must be at least 2 (the longest row), not 1"),
+        (
+            {"port_bits": 128, "max_slices": 8, "outstanding": 7},
+            "outstanding must be at least 8 (the longest row), not 7",
+        ),
+    ],
+)
+def test_parameters_that_cannot_be_built_are_refused(change, text):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 (the whole text is compared)
+        GatherParams(**{**GOOD, **change})
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(
+    ("port_bits", "lanes", "max_slices", "beats"),
+    [(512, 64, 32, 32), (512, 16, 1, 1), (512, 16, 5, 2), (128, 4, 9, 3)],
+)
+def test_row_beats_hold_the_longest_int8_row(port_bits, lanes, max_slices, beats):
+    change = {"port_bits": port_bits, "lanes": lanes, "max_slices": max_slices}
+    params = GatherParams(**{**GOOD, **change})
+    assert params.max_row_beats == beats <= MAX_ROW_BEATS
+
+
+@pytest.mark.parametrize(("max_bag", "bits"), [(1, 8), (2, 9), (129, 15), (65535, 24)])
+def test_accumulator_holds_the_longest_bag_and_no_more(max_bag, bits):
+    params = GatherParams(**GOOD, max_bag=max_bag)
+    assert params.acc_bits == bits
+    assert -(1 << bits - 1) <= -127 * max_bag
+    assert 127 * max_bag < 1 << bits - 1
+    assert 127 * max_bag >= 1 << bits - 2
+
+
+@pytest.mark.parametrize("port_bits", [128, 256, 512])
+@pytest.mark.parametrize("outstanding", [2, 32, 64, 128])
+def test_section_places_cover_the_outstanding_rows(port_bits, outstanding):
+    change = {"port_bits": port_bits, "lanes": 4, "outstanding": outstanding}
+    params = GatherParams(**{**GOOD, **change})
+    records = (params.section_beats - 2 * SECTION_BURST_BEATS) * params.records_per_beat
+    assert records >= outstanding
+    assert params.section_beats & (params.section_beats - 1) == 0
+
+
+def test_cycles_are_the_slowest_of_slices_port_and_flight():
+    params = GatherParams(**GOOD)
+    assert params.cycles(lookups=100, slices=1, row_beats=1) == 112.5
+    assert params.cycles(lookups=100, slices=4, row_beats=1) == 400
+    assert params.cycles(lookups=64, slices=1, row_beats=1, latency=124) == 128
+    assert params.cycles(lookups=0, slices=1, row_beats=1) == 0
+
+
+def test_resources_grow_with_the_parameters():
+    small = GatherParams(**GOOD)
+    for change in ({"lanes": 64}, {"max_slices": 16}, {"outstanding": 512}):
+        large = dataclasses.replace(small, **change)
+        assert large.resources().lut + 300 * large.resources().bram36 > small.resources().lut
