@@ -30,6 +30,7 @@ class PlanErrorKind(enum.Enum):
 
     DSP = "dsp"
     LUT = "lut"
+    FF = "ff"
     BRAM = "bram36"
     URAM = "uram"
     DRAM = "dram"

@@ -52,8 +52,8 @@ def _write_dram(
     """Write the rows of ranks from ``start`` on to the memory cores that own them."""
     cores = len(files)
     for core, file in enumerate(files):
-        mine = rows[(core - start) % cores :: cores]
-        first = start + (core - start) % cores
+        skip = (place.residue(core) - start) % cores
+        mine, first = rows[skip::cores], start + skip
         file.seek(place.offsets[core] + first // cores * place.stride)
         file.write(mine.tobytes())
 

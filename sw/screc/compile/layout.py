@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from screc.errors import ConfigError
-from screc.plan.schema import DevicePlan
+from screc.plan.schema import DevicePlan, Range, table_ranges
 from screc_hw.model import ModelShape, TableShape
 from screc_hw.params import DeviceParams
 
@@ -28,13 +29,15 @@ def striped_rows(rows: int, cores: int, residue: int) -> int:
 class TableLayout:
     """A table: ``stride`` bytes from row to row; ranks below ``dram_rows`` in DRAM, others on SSD.
 
-    ``offsets`` per memory core: byte offset, from the core's base, of its first row; ``ssd_offset``
-    byte offset of rank ``dram_rows`` in the SSD image.
+    Rank ``r`` below ``dram_rows`` belongs to memory core ``(r - shift) mod cores``, as its local
+    row ``r div cores``. ``offsets`` per memory core: byte offset, from the core's base, of its
+    first row; ``ssd_offset``: byte offset of rank ``dram_rows`` in the SSD image.
     """
 
     name: str
     rows: int
     dram_rows: int
+    shift: int
     stride: int
     row_bytes: int
     row_beats: int
@@ -45,6 +48,10 @@ class TableLayout:
     def ssd_rows(self) -> int:
         """Rows on SSD."""
         return self.rows - self.dram_rows
+
+    def residue(self, core: int) -> int:
+        """Low rank bits of the rows that memory core ``core`` holds."""
+        return (core + self.shift) % len(self.offsets)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,11 +70,7 @@ class CoreLayout:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Memory of a whole device.
-
-    Rank ``r`` of a table's DRAM part belongs to memory core ``r mod len(cores)``, as its local row
-    ``r div len(cores)``; the count of cores is a power of two.
-    """
+    """Memory of a whole device; the count of memory cores is a power of two."""
 
     beat_bytes: int
     cores: tuple[CoreLayout, ...]
@@ -124,74 +127,72 @@ def make_layout(device: DevicePlan, shape: ModelShape, params: DeviceParams) -> 
     ConfigError
         If the plan is for other tables or memory cores than model and parameters say.
     """
-    beat = params.gather.beat_bytes
-    counts = _dram_rows(device, shape, params.memory)
-    offsets: list[list[int]] = [[] for _ in shape.tables]
-    cores = []
-    ring_beats = device.staging_bytes // beat
-    for core in range(params.memory):
-        end = 0
-        for table, count, places in zip(shape.tables, counts, offsets, strict=True):
-            places.append(end)
-            rows = striped_rows(count, params.memory, core)
-            end = _beats_up(end + rows * table.stride_bytes(beat), beat)
-        staging_beats = striped_rows(ring_beats, params.memory, core)
-        cores.append(
-            CoreLayout(
-                image_bytes=end,
-                staging_offset=end,
-                staging_beats=staging_beats,
-                lookup_offset=end + staging_beats * beat,
-            )
-        )
+    beat, cores = params.gather.beat_bytes, params.memory
+    places = _dram_parts(device, shape, cores)
+    ends = [0] * cores
     tables, ssd_end = [], 0
-    for table, count, places in zip(shape.tables, counts, offsets, strict=True):
+    for table, (dram_rows, shift) in zip(shape.tables, places, strict=True):
         entry = TableLayout(
             name=table.name,
             rows=table.rows,
-            dram_rows=count,
+            dram_rows=dram_rows,
+            shift=shift,
             stride=table.stride_bytes(beat),
             row_bytes=table.row_bytes,
             row_beats=table.row_beats(beat),
-            offsets=tuple(places),
+            offsets=tuple(ends),
             ssd_offset=ssd_end,
         )
-        ssd_end = _beats_up(ssd_end + entry.ssd_rows * entry.stride, PAGE_BYTES)
+        for core in range(cores):
+            rows = striped_rows(dram_rows, cores, entry.residue(core))
+            ends[core] = _up(ends[core] + rows * entry.stride, beat)
+        ssd_end = _up(ssd_end + entry.ssd_rows * entry.stride, PAGE_BYTES)
         tables.append(entry)
-    return Layout(beat_bytes=beat, cores=tuple(cores), tables=tuple(tables), ssd_bytes=ssd_end)
+    rings = [striped_rows(device.staging_bytes // beat, cores, core) for core in range(cores)]
+    return Layout(
+        beat_bytes=beat,
+        cores=tuple(
+            CoreLayout(
+                image_bytes=end,
+                staging_offset=end,
+                staging_beats=ring,
+                lookup_offset=end + ring * beat,
+            )
+            for end, ring in zip(ends, rings, strict=True)
+        ),
+        tables=tuple(tables),
+        ssd_bytes=ssd_end,
+    )
 
 
-def _dram_rows(device: DevicePlan, shape: ModelShape, memory: int) -> list[int]:
-    """DRAM rows of every table of ``shape``, after checking that the plan is for this device."""
-    if device.cores.memory != memory:
-        raise ConfigError(f"the plan has {device.cores.memory} memory cores, the device {memory}")
+def _up(size: int, unit: int) -> int:
+    return -(-size // unit) * unit
+
+
+def _dram_parts(device: DevicePlan, shape: ModelShape, cores: int) -> list[tuple[int, int]]:
+    """(DRAM rows, shift) of every table of ``shape``, if the plan is for this device."""
+    if device.cores.memory != cores:
+        raise ConfigError(f"the plan has {device.cores.memory} memory cores, the device {cores}")
     plans = {table.table: table for table in device.tables}
     if set(plans) != {table.name for table in shape.tables}:
         raise ConfigError(
             f"the plan's tables {sorted(plans)} must be the model's, "
             f"{sorted(table.name for table in shape.tables)}"
         )
-    return [_check_ranges(plans[table.name].ranges, table, memory) for table in shape.tables]
+    return [_dram_part(plans[table.name].ranges, table, cores) for table in shape.tables]
 
 
-def _check_ranges(ranges: tuple[Any, ...], table: TableShape, memory: int) -> int:
-    """Return the DRAM rows of ``table`` if its ranges are of the one form that is built so far."""
-    dram = [r for r in ranges if r.tier == "dram"]
-    ssd = [r for r in ranges if r.tier == "ssd"]
-    count = dram[0].last if dram else 0
-    taken = {(r.stripe.take if r.stripe else (0,), r.core) for r in dram}
-    expected = {((core,), core) for core in range(memory)} if dram else set()
-    parts = {r.stripe.of if r.stripe else 1 for r in dram}
-    if (
-        len(dram) + len(ssd) != len(ranges)
-        or any((r.first, r.last) != (0, count) for r in dram)
-        or taken != expected
-        or parts - {memory}
-        or [(r.first, r.last) for r in ssd] != [(count, table.rows)] * (count < table.rows)
-        or any(r.stripe for r in ssd)
-    ):
+def _dram_part(ranges: Sequence[Range], table: TableShape, cores: int) -> tuple[int, int]:
+    """(DRAM rows, shift) of ``table``, if its ranges are of the one form that is built so far."""
+    dram = {r.core: r for r in ranges if r.tier == "dram"}
+    count, shift = 0, 0
+    if 0 in dram:
+        stripe = dram[0].stripe
+        count, shift = dram[0].last, stripe.take[0] if stripe else 0
+    expected = table_ranges(table.rows, count, cores, shift)
+    if sorted(ranges, key=repr) != sorted(expected, key=repr):
         raise ConfigError(
-            f"ranges of table {table.name!r} must be dram [0, n), striped over all {memory} memory "
-            f"cores, then ssd [n, {table.rows})"
+            f"ranges of table {table.name!r} must be dram [0, n), striped over all {cores} memory "
+            f"cores by one residue each, then ssd [n, {table.rows})"
         )
-    return count
+    return count, shift

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from screc.compile.blocks import load_block, words_of
 from screc.compile.layout import Layout
 from screc_hw import protocol
-from screc_hw.compute.program import layer_program, weight_words
+from screc_hw.compute.program import layer_program, vector_bases, weight_words
 from screc_hw.model import ModelShape
 from screc_hw.numerics import sigmoid_table
 from screc_hw.params import DeviceParams
@@ -46,7 +46,7 @@ def gather_descriptors(layout: Layout, shape: ModelShape, params: DeviceParams, 
             first=0,
             last=place.dram_rows,
             stripe_log2=layout.stripe_log2,
-            residue=core,
+            residue=place.residue(core),
             slices=table.dim // params.gather.lanes,
         )
         words += words_of(value, protocol.FEATURE_WORDS)
@@ -56,22 +56,18 @@ def gather_descriptors(layout: Layout, shape: ModelShape, params: DeviceParams, 
 def combiner_descriptors(model: QuantModel, params: DeviceParams) -> Words:
     """One word per feature: requantisation to the interaction's scale, and the bag's place."""
     shape, lanes = model.shape, params.combiner.lanes
-    words = []
-    base = -(-shape.bottom[-1] // lanes) if shape.dense else 0
-    for index, feature in enumerate(shape.features):
-        slices = shape.feature_dim(index) // lanes
-        words.append(
-            protocol.pack(
-                protocol.COMBINER_FIELDS,
-                m=int(model.bag_m[index]),
-                s=int(model.bag_s[index]),
-                mean=int(feature.mode == "mean"),
-                slices=slices,
-                vector_base=base,
-            )
+    bases = vector_bases(shape, lanes)[1 if shape.dense else 0 :]
+    return [
+        protocol.pack(
+            protocol.COMBINER_FIELDS,
+            m=int(model.bag_m[index]),
+            s=int(model.bag_s[index]),
+            mean=int(feature.mode == "mean"),
+            slices=shape.feature_dim(index) // lanes,
+            vector_base=base,
         )
-        base += slices
-    return words
+        for index, (feature, base) in enumerate(zip(shape.features, bases, strict=True))
+    ]
 
 
 def program_words(shape: ModelShape, params: DeviceParams) -> Words:

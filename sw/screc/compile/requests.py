@@ -16,7 +16,6 @@ from screc.compile.staging import StagedWrite, Stager
 from screc.errors import ConfigError
 from screc.remap import TableRemap
 from screc_hw.model import ModelShape
-from screc_hw.numerics import MAX_BAG
 from screc_hw.params import DeviceParams
 from screc_hw.protocol import (
     BAG_LENGTH_SHIFT,
@@ -27,9 +26,10 @@ from screc_hw.protocol import (
     Header,
     Opcode,
 )
+from screc_sim.golden.model import check_batch
 from screc_sim.golden.ops import reciprocals
 from screc_sim.golden.quant import QuantModel
-from screc_sim.samples import Bags, SampleBatch
+from screc_sim.samples import SampleBatch
 
 Ints = NDArray[np.int64]
 
@@ -157,7 +157,12 @@ class RequestEncoder:
             If the SSD rows do not fit the staging rings.
         """
         started = time.perf_counter()
-        self._check(batch)
+        if not 1 <= len(batch) <= MAX_SAMPLES:
+            raise ConfigError(f"a block holds 1 to {MAX_SAMPLES} samples, not {len(batch)}")
+        try:
+            check_batch(self._shape, batch)
+        except ValueError as error:
+            raise ConfigError(str(error), field="log") from error
         lengths = np.stack([bags.lengths for bags in batch.bags], axis=1)
         lookups = self._rank(batch)
         place = _sample_major(lookups, lengths)
@@ -165,7 +170,7 @@ class RequestEncoder:
         staged = self._stager.stage(lookups.table[staged_mask], lookups.rank[staged_mask])
 
         cores = len(self._layout.cores)
-        core = lookups.rank & (cores - 1)
+        core = (lookups.rank - self._per_table("shift")[lookups.table]) & (cores - 1)
         address = lookups.rank.copy()
         core[staged_mask] = staged.core[staged.inverse]
         address[staged_mask] = staged.beat[staged.inverse]
@@ -207,32 +212,6 @@ class RequestEncoder:
 
     def _per_table(self, name: str) -> Ints:
         return np.array([getattr(table, name) for table in self._layout.tables], np.int64)
-
-    def _check(self, batch: SampleBatch) -> None:
-        if not 1 <= len(batch) <= MAX_SAMPLES:
-            raise ConfigError(f"a block holds 1 to {MAX_SAMPLES} samples, not {len(batch)}")
-        if len(batch.bags) != len(self._shape.features):
-            raise ConfigError(
-                f"a sample of this model has {len(self._shape.features)} sparse features, "
-                f"not {len(batch.bags)}"
-            )
-        if batch.dense.shape[1:] != (self._shape.dense,):
-            raise ConfigError(
-                f"a sample of this model has {self._shape.dense} dense features, "
-                f"not {batch.dense.shape[1:]}"
-            )
-        for feature, bags in zip(self._shape.features, batch.bags, strict=True):
-            self._check_bags(feature.name, self._shape.tables[feature.table].rows, bags)
-
-    @staticmethod
-    def _check_bags(name: str, rows: int, bags: Bags) -> None:
-        longest = int(bags.lengths.max(initial=0))
-        if longest > MAX_BAG:
-            raise ConfigError(f"a bag holds at most {MAX_BAG} ids, not {longest}", field=name)
-        low, high = int(bags.ids.min(initial=0)), int(bags.ids.max(initial=0))
-        if low < 0 or high >= rows:
-            wrong = low if low < 0 else high
-            raise ConfigError(f"ids must lie in [0, {rows}), not {wrong}", field=name)
 
     def _rank(self, batch: SampleBatch) -> _Lookups:
         """Rank every id; lookups stay feature by feature."""

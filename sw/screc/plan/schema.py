@@ -79,6 +79,20 @@ class TablePlan(_Record):
         return max((r.last for r in self.ranges if r.tier == "dram"), default=0)
 
 
+def table_ranges(rows: int, dram_rows: int, cores: int, shift: int) -> tuple[Range, ...]:
+    """Ranges of a table whose ``dram_rows`` hottest ranks are striped over memory cores.
+
+    Core ``c`` takes the ranks that are ``(c + shift) mod cores``; the other ranks are on SSD.
+    """
+    ranges = []
+    for core in range(cores if dram_rows else 0):
+        stripe = Stripe(of=cores, take=((core + shift) % cores,)) if cores > 1 else None
+        ranges.append(Range(tier="dram", first=0, last=dram_rows, stripe=stripe, core=core))
+    if dram_rows < rows:
+        ranges.append(Range(tier="ssd", first=dram_rows, last=rows))
+    return tuple(ranges)
+
+
 class DevicePlan(_Record):
     """One device of the plan."""
 
@@ -88,7 +102,7 @@ class DevicePlan(_Record):
     weights: Literal["onchip", "stream"] = "onchip"
     """Where the MLP's weights are read from."""
     staging_bytes: int
-    """Ring in DRAM, over all memory cores, that rows from SSD are staged in; 0 without such rows."""
+    """Rings in DRAM, all memory cores together, that SSD rows are staged in; 0 without such."""
     utilisation: dict[str, float]
     """Used ÷ usable of ``lut``, ``ff``, ``dsp``, ``bram36``, ``uram``, ``dram``, ``ssd``."""
     tables: tuple[TablePlan, ...]

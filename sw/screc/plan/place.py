@@ -1,0 +1,75 @@
+"""From the solver's decision to a plan: ranges of ranks, stripes over memory cores, the ring."""
+
+from __future__ import annotations
+
+import math
+
+from screc.plan.check import Checked, check
+from screc.plan.problem import STAGED_BLOCKS, STAGING_FACTOR, Problem
+from screc.plan.schema import (
+    CoreCounts,
+    CoreShapes,
+    DevicePlan,
+    Plan,
+    TablePlan,
+    table_ranges,
+)
+from screc.plan.solve import Solution
+from screc_hw.protocol import BEAT_BYTES
+
+
+def staging_bytes(problem: Problem, dram_rows: tuple[int, ...]) -> int:
+    """Bytes of all rings together, whole beats; 0 where every row is in DRAM."""
+    if all(n == table.shape.rows for n, table in zip(dram_rows, problem.tables, strict=True)):
+        return 0
+    beats = 0.0
+    for table, first in zip(problem.tables, dram_rows, strict=True):
+        distinct = table.rates.tail(table.rates.distinct(problem.batch), first)
+        beats += distinct * problem.batch * table.row_beats
+    expected = math.ceil(STAGED_BLOCKS * STAGING_FACTOR * beats)
+    return expected * BEAT_BYTES + problem.staging_slack
+
+
+def make_plan(problem: Problem, solution: Solution) -> Plan:
+    """Place a solution, check it from scratch, and return it with its true figures.
+
+    Raises
+    ------
+    CheckError
+        If the placed plan breaks a capacity: a fault of the planner.
+    """
+    params = solution.pattern.params
+    device = DevicePlan(
+        kind=problem.budget.kind,
+        cores=CoreCounts(memory=params.memory, compute=params.compute),
+        shapes=CoreShapes(
+            rows=params.core.rows,
+            columns=params.core.columns,
+            outstanding=params.gather.outstanding,
+        ),
+        staging_bytes=staging_bytes(problem, solution.dram_rows),
+        utilisation={},
+        tables=tuple(
+            TablePlan(
+                table=table.shape.name,
+                # the hottest rank of each table goes to another core than that of the one before
+                ranges=table_ranges(table.shape.rows, rows, params.memory, index % params.memory),
+            )
+            for index, (table, rows) in enumerate(
+                zip(problem.tables, solution.dram_rows, strict=True)
+            )
+        ),
+    )
+    checked: Checked = check(device, params, problem)
+    return Plan(
+        objective="throughput",
+        batch=problem.batch,
+        bound=solution.bound,
+        value=checked.value,
+        gap=abs(checked.value - solution.bound) / solution.bound,
+        solve_seconds=solution.seconds,
+        bottleneck=checked.bottleneck,
+        per_sample=dict(checked.per_sample),
+        ssd_reads=checked.ssd_reads,
+        devices=(device.model_copy(update={"utilisation": dict(checked.utilisation)}),),
+    )

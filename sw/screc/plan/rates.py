@@ -1,0 +1,128 @@
+"""Access rates of a table's ranks, and what a tail of ranks costs when it lives on SSD."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
+
+from screc.compile.layout import PAGE_BYTES
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True)
+class RateCurve:
+    """Lookups per sample of every rank, piecewise constant and never rising.
+
+    ``edges`` int64 ``(k + 1,)`` from 0 to the table's rows, strictly rising; ``rates`` float64
+    ``(k,)``: lookups per sample of *each* rank in ``[edges[i], edges[i + 1])``.
+
+    Since each rank's cost on SSD rises with its rate, every cost of a tail of ranks is convex and
+    piecewise linear in where the tail begins, with corners at ``edges`` alone.
+    """
+
+    edges: Ints
+    rates: Floats
+
+    @classmethod
+    def from_counts(cls, counts: Floats, samples: float, rows: int, unseen: float) -> RateCurve:
+        """Estimate rates from counts of the hold-out part, ordered by the profile part.
+
+        The order of the profile part is not that of the hold-out part, so counts scatter around a
+        falling curve: the best falling one (isotonic regression) is taken.
+
+        Parameters
+        ----------
+        counts
+            Hold-out lookups of the hot ranks, ``(hot,)``.
+        samples
+            Samples in the hold-out part.
+        rows
+            Rows of the table; those behind the hot ones share ``unseen``.
+        unseen
+            Lookups per sample, in all, of rows that are not hot.
+        """
+        hot = len(counts)
+        values = np.asarray(counts, np.float64) / samples
+        weights = np.ones(hot)
+        if rows > hot:
+            values = np.append(values, unseen / (rows - hot))
+            weights = np.append(weights, rows - hot)
+        fit = isotonic_regression(values, weights=weights, increasing=False)
+        blocks = np.asarray(fit.blocks, np.int64)
+        edges = np.concatenate([[0], np.cumsum(weights)]).astype(np.int64)[blocks]
+        return cls(edges, np.asarray(fit.x)[blocks[:-1]])
+
+    @property
+    def rows(self) -> int:
+        """Rows of the table."""
+        return int(self.edges[-1])
+
+    @property
+    def widths(self) -> Ints:
+        """Ranks of each piece."""
+        return np.diff(self.edges)
+
+    @property
+    def lookups(self) -> float:
+        """Lookups per sample of the whole table."""
+        return float(self.rates @ self.widths)
+
+    def distinct(self, batch: int) -> Floats:
+        """Expected distinct rows per sample that each rank adds to a block of ``batch`` samples.
+
+        Lookups are taken as independent (Poisson): a rank is absent with exp(-batch × rate).
+        """
+        return -np.expm1(-batch * self.rates) / batch
+
+    def reads(self, batch: int, stride: int) -> Floats:
+        """Expected page reads per sample that each rank adds; ranks lie in order, by ``stride``."""
+        per_page = max(1.0, PAGE_BYTES / stride)
+        return -np.expm1(-batch * self.rates * per_page) / (batch * per_page)
+
+    def tail(self, per_rank: Floats, first: int) -> float:
+        """Sum ``per_rank`` (one value for each piece's ranks) over ranks from ``first`` on."""
+        inside = np.clip(self.edges[1:] - np.maximum(self.edges[:-1], first), 0, None)
+        return float(per_rank @ inside)
+
+    def between(self, per_rank: Floats, corners: Ints) -> Floats:
+        """Sum ``per_rank`` between neighbours of ``corners``, which are some of the edges."""
+        sums = np.concatenate([[0.0], np.cumsum(per_rank * self.widths)])
+        return np.diff(sums[np.searchsorted(self.edges, corners)])
+
+    def residue_loads(self, first: int, of: int) -> Floats:
+        """Lookups per sample of the ranks below ``first``, by rank modulo ``of``, ``(of,)``."""
+        residues = np.arange(of)
+        # ranks below an edge that have each residue
+        below = -((residues - np.minimum(self.edges, first)[:, None]) // of)
+        return self.rates @ np.diff(below, axis=0)
+
+    def coarse(self, pieces: int, keep: Sequence[int] = ()) -> Ints:
+        """Choose about ``pieces`` intervals, finer at the hot end, and every edge near ``keep``.
+
+        Between chosen edges a cost is replaced by its chord, which is never below it. Where the
+        split falls, the edges around it are kept, so that there it is exact.
+        """
+        count = len(self.edges) - 1
+        if count <= pieces:
+            return self.edges
+        spread = np.geomspace(1, count, pieces).round().astype(int)
+        chosen = {0, count, *spread.tolist()}
+        for rank in keep:
+            chosen |= set(self._around(rank, 2).tolist())
+        return self.edges[sorted(chosen)]
+
+    def is_exact(self, edges: Ints, rank: int) -> bool:
+        """Whether ``edges`` hold every corner next to ``rank``: costs there are no chords."""
+        return bool(np.isin(self.edges[self._around(rank, 1)], edges).all())
+
+    def _around(self, rank: int, reach: int) -> Ints:
+        """Indices of the ``reach`` edges below ``rank`` and above it, and of one at it."""
+        low = np.searchsorted(self.edges, rank, "left") - reach
+        high = np.searchsorted(self.edges, rank, "right") - 1 + reach
+        return np.arange(max(0, low), min(len(self.edges) - 1, high) + 1)
