@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from screc_sim.samples import Bags
 
-LOOKUPS_AT_ONCE = 1 << 17
+LOOKUPS_AT_ONCE = 1 << 15
 """Lookups gathered at a time, so that memory stays bounded whatever the bags' lengths."""
 
 
