@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import re
 import subprocess
 import tempfile
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from amaranth.lib import wiring
 
+from screc_hw.files import write_whole
 from screc_hw.netlist import Netlist, convert, run_yosys
 
 __all__ = ["LintError", "emit_netlist", "emit_systemverilog", "lint"]
@@ -99,16 +99,6 @@ def emit_netlist(netlist: Netlist, folder: Path) -> list[Path]:
         if path not in files and OURS.match(path.read_text(encoding="utf-8")):
             path.unlink()
     return files
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write ``text`` in UTF-8 with Unix line ends, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def verilator() -> Path:

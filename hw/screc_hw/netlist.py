@@ -25,7 +25,7 @@ __all__ = ["NetlistError", "Port", "check_netlist", "convert", "run_yosys"]
 MODULE = re.compile(
     r"^((?:attribute [^\n]*\n)*)module (\\\S+)\n(.*?)^end\n", re.MULTILINE | re.DOTALL
 )
-PORT = re.compile(r"^  wire width (\d+) (input|output) (\d+)  ?(\\\S+)$", re.MULTILINE)
+PORT = re.compile(r"^  wire width (\d+) (input|output) \d+  ?(\\\S+)$", re.MULTILINE)
 CELL_TYPE = re.compile(r"^  cell (\\\S+) ", re.MULTILINE)
 MEMINIT = re.compile(r"^  cell \$meminit_v2 .*?^  end\n+", re.MULTILINE | re.DOTALL)
 WRITE_PORT = re.compile(r"^  cell \$memwr_v2 \S+\n(?:    parameter \\(?!MEMID).*\n)*"
@@ -74,8 +74,7 @@ def convert(component: wiring.Component, *, name: str) -> Netlist:
         port beyond ``clk`` and ``rst`` is left over.
     """
     text = rtlil.convert(component, name=name, ports=_amaranth_ports(component), emit_src=False)
-    ports = _ports(text)
-    _check_ports(component, ports)
+    ports = _check_ports(component, _ports(text))
     return Netlist(name, _merge(_rename(_strip_contents(_strip_lines(text)))), ports)
 
 
@@ -83,8 +82,7 @@ def _ports(text: str) -> tuple[Port, ...]:
     top = MODULE.search(text)
     if top is None:
         raise NetlistError("the netlist holds no module")
-    found = sorted(PORT.findall(top[3]), key=lambda match: int(match[2]))
-    return tuple(Port(port[1:], way, int(width)) for width, way, _, port in found)
+    return tuple(Port(port[1:], way, int(width)) for width, way, port in PORT.findall(top[3]))
 
 
 def signature_ports(component: wiring.Component) -> dict[str, Port]:
@@ -116,7 +114,8 @@ def _amaranth_ports(component: wiring.Component) -> dict[str, tuple[Signal, Port
     }
 
 
-def _check_ports(component: wiring.Component, ports: tuple[Port, ...]) -> None:
+def _check_ports(component: wiring.Component, ports: tuple[Port, ...]) -> tuple[Port, ...]:
+    """Return the ports in the signature's order, those that Amaranth adds last."""
     wanted = signature_ports(component)
     found = {port.name: port for port in ports}
     wrong = [
@@ -127,6 +126,7 @@ def _check_ports(component: wiring.Component, ports: tuple[Port, ...]) -> None:
     wrong += [f"{port}: left over" for port in found if port not in {*wanted, "clk", "rst"}]
     if wrong:
         raise NetlistError("ports differ from the component's signature:\n" + "\n".join(wrong))
+    return (*wanted.values(), *(port for port in ports if port.name not in wanted))
 
 
 def _strip_lines(text: str) -> str:

@@ -25,7 +25,8 @@ from screc_hw.device.control import (
 from screc_hw.device.reader import RequestReader
 from screc_hw.device.watch import ConfigFanout, Watchdog, registered_sum
 from screc_hw.device.writer import ResultWriter
-from screc_hw.emit import emit_netlist, write_whole
+from screc_hw.emit import emit_netlist
+from screc_hw.files import write_whole
 from screc_hw.memory.core import MemoryCore
 from screc_hw.model import ModelShape
 from screc_hw.netlist import Port, convert, signature_ports
