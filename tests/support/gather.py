@@ -22,7 +22,10 @@ BASE = 0x3_4560_0000
 
 @dataclasses.dataclass
 class Table:
-    """Part of a table on this core: codes ``(local rows, dim)`` of ranks in [first, last)."""
+    """Part of a table on this core: codes ``(local rows, dim)`` of ranks in [first, last).
+
+    ``codes`` are random where None; ``base`` is the next free place where None.
+    """
 
     dim: int
     first: int = 0
@@ -33,11 +36,6 @@ class Table:
     base: int | None = None
     enable: bool = True
     codes: Any = None
-
-    @property
-    def stride(self) -> int:
-        size = self.dim // 2 if self.int4 else self.dim
-        return size
 
     def local(self, rank: int) -> int | None:
         """Local row of a rank, None where it is not here."""
@@ -83,7 +81,9 @@ class Bench:
                 r % 2**table.stripe_log2 == table.residue for r in range(table.first, table.last)
             )
             limit = 8 if table.int4 else 128
-            table.codes = rng.integers(-limit, limit, (count, table.dim))
+            if table.codes is None:
+                table.codes = rng.integers(-limit, limit, (count, table.dim))
+            table.codes = np.asarray(table.codes)
             base = self._grow(table.base)
             for row in table.codes:
                 self.image += row_bytes(row, table.int4).ljust(stride, b"\xa5")
@@ -210,7 +210,8 @@ class Slave:
     """An AXI4 memory that checks the core's requests.
 
     ``latency`` cycles from an accepted request to its first beat, ``jitter`` more at random; data
-    of one ID in order, of two IDs interleaved beat by beat where ``interleave``.
+    of one ID in order, of two IDs interleaved beat by beat where ``interleave``; ``idle`` pauses
+    the data and ``slow`` the requests; beat ``error_at`` has an error response.
     """
 
     def __init__(
@@ -221,18 +222,18 @@ class Slave:
         latency: int = 5,
         jitter: int = 0,
         idle: str = "none",
-        back: str = "none",
+        slow: str = "none",
         interleave: bool = True,
         error_at: int | None = None,
     ) -> None:
         self.bench, self.axi = bench, axi
-        self.latency, self.jitter, self.idle, self.back = latency, jitter, idle, back
+        self.latency, self.jitter, self.idle, self.slow = latency, jitter, idle, slow
         self.interleave, self.error_at = interleave, error_at
         self.requests: list[tuple[int, int, int]] = []
         self.beats: list[int] = []  # cycle of every beat
-        self.outstanding_rows = self.most_rows = 0
+        self.outstanding_rows = self.most_rows = self.requests_at_hold = 0
 
-    def _check(self, axid: int, address: int, beats: int, size: int, burst: int) -> int:
+    def check(self, axid: int, address: int, beats: int, size: int, burst: int) -> int:
         width = self.bench.params.beat_bytes
         assert 1 << size == width
         assert burst == 1
@@ -248,13 +249,13 @@ class Slave:
     async def process(self, ctx: Any) -> None:
         axi, width = self.axi, self.bench.params.beat_bytes
         rng = random.Random(7)
-        idle, back = pauses(self.idle, 5), pauses(self.back, 6)
+        idle, slow = pauses(self.idle, 5), pauses(self.slow, 6)
         waiting: tuple[deque[Any], deque[Any]] = (deque(), deque())
         stalled: tuple[int, ...] | None = None
         cycle = sent = 0
         open_burst: int | None = None
         while True:
-            ready = not back()
+            ready = not slow()
             ctx.set(axi.arready, int(ready))
             due = [i for i in (0, 1) if waiting[i] and waiting[i][0][0] <= cycle]
             valid = bool(due) and not idle()
@@ -289,7 +290,7 @@ class Slave:
             stalled = tuple(request) if arvalid and not ready else None
             if arvalid and ready:
                 axid, address, length, size, burst = request
-                start = self._check(axid, address, length + 1, size, burst)
+                start = self.check(axid, address, length + 1, size, burst)
                 self.requests.append((axid, start, length + 1))
                 when = cycle + self.latency + rng.randint(0, self.jitter)
                 if axid:
@@ -333,15 +334,18 @@ def run(
     bench: Bench,
     *,
     back: str = "none",
+    hold: int = 0,
     admit: Any = None,
-    until: Any = None,
+    clear: bool = False,
     cycles: int = 20_000,
     settle: int = 30,
     **slave: Any,
 ) -> Outcome:
-    """Load the core, send every command, collect partials; check them where ``until`` is None.
+    """Load the core, send every command, and check the partials and the counters.
 
-    ``admit(ctx, core)`` is a process that drives ``admitted``; by default everything is admitted.
+    ``admit(ctx, core, slave)`` is a process that drives ``admitted``; by default everything is
+    admitted. No partial is taken in the first ``hold`` cycles; ``clear`` is pulsed at the end.
+    Other keywords are those of :class:`Slave`.
     """
     core = MemoryCore(bench.params)
     memory = Slave(bench, core.axi, **slave)
@@ -362,6 +366,10 @@ def run(
         ctx.set(core.config.valid, 0)
         await driver(core.sections, bench.commands)(ctx)
 
+    def finished() -> bool:
+        done = counters.get("lookups") == bench.lookups and counters["idle"] == 1
+        return done and len(partials) >= len(bench.expected)
+
     async def watch(ctx: Any) -> None:
         cycle, begun = 0, None
         wanted = len(bench.expected)
@@ -374,37 +382,41 @@ def run(
                 loaded["first"] = cycle - (begun or 0)
             if len(partials) >= wanted and not loaded["done"]:
                 loaded["done"] = cycle - (begun or 0)
+            ctx.set(core.clear, int(clear and finished()))
             for name in ("range_errors", "lookups", "beats", "stalls", "axi_error", "idle"):
                 counters[name] = ctx.get(getattr(core, name))
 
+    collect = collector(core.partials, partials, back, 3, decode(bench.params))
+
+    async def take(ctx: Any) -> None:
+        for _ in range(hold):
+            await ctx.tick()
+        memory.requests_at_hold = len(memory.requests)
+        await collect(ctx)
+
     background = [
-        collector(core.partials, partials, back, 3, decode(bench.params)),
+        take if hold else collect,
         memory.process,
         watch,
     ]
     if admit is not None:
 
         async def admission(ctx: Any) -> None:
-            await admit(ctx, core)
+            await admit(ctx, core, memory)
 
         background.append(admission)
-    def finished() -> bool:
-        done = counters.get("lookups") == bench.lookups and counters["idle"] == 1
-        return done and len(partials) >= len(bench.expected)
-
     simulate(
         core,
         load,
         background=background,
-        until=until or finished,
+        until=finished,
         cycles=cycles,
         settle=settle,
     )
-    if until is None:
-        assert partials == bench.expected
-        assert counters["range_errors"] == bench.range_errors
-        assert counters["lookups"] == bench.lookups
-        assert counters["beats"] == sum(beats for _, _, beats in memory.requests)
-        assert counters["idle"] == 1
-        assert memory.most_rows <= bench.params.outstanding
+    assert partials == bench.expected
+    assert counters["range_errors"] == bench.range_errors
+    assert counters["lookups"] == bench.lookups
+    assert counters["beats"] == sum(beats for _, _, beats in memory.requests)
+    assert counters["idle"] == 1
+    assert memory.most_rows <= bench.params.outstanding
     return Outcome(partials, memory, loaded["done"], counters, loaded["first"])
