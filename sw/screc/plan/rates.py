@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +69,7 @@ class RateCurve:
         """Ranks of each piece."""
         return np.diff(self.edges)
 
-    @property
+    @cached_property
     def lookups(self) -> float:
         """Lookups per sample of the whole table."""
         return float(self.rates @ self.widths)
@@ -103,10 +104,10 @@ class RateCurve:
         return self.rates @ np.diff(below, axis=0)
 
     def coarse(self, pieces: int, keep: Sequence[int] = ()) -> Ints:
-        """Choose about ``pieces`` intervals, finer at the hot end, and every edge near ``keep``.
+        """Choose about ``pieces`` intervals, finer at the hot end and around the ranks ``keep``.
 
-        Between chosen edges a cost is replaced by its chord, which is never below it. Where the
-        split falls, the edges around it are kept, so that there it is exact.
+        Between chosen edges a cost is replaced by its chord, which is never below it. Next to a
+        rank in ``keep`` every edge is chosen, so that there costs are exact.
         """
         count = len(self.edges) - 1
         if count <= pieces:
@@ -114,7 +115,10 @@ class RateCurve:
         spread = np.geomspace(1, count, pieces).round().astype(int)
         chosen = {0, count, *spread.tolist()}
         for rank in keep:
-            chosen |= set(self._around(rank, 2).tolist())
+            near = self._around(rank, 2)
+            steps = 2 ** np.arange(count.bit_length())  # ever wider, as the split may still move
+            around = np.concatenate([near, near[0] - steps, near[-1] + steps])
+            chosen |= set(around[(around >= 0) & (around <= count)].tolist())
         return self.edges[sorted(chosen)]
 
     def is_exact(self, edges: Ints, rank: int) -> bool:

@@ -1,0 +1,206 @@
+"""A small compiled model, and a decoder of its bytes written from docs/interfaces.md alone."""
+
+import dataclasses
+import struct
+import zlib
+
+import numpy as np
+
+from screc.compile.images import write_table_images
+from screc.compile.layout import make_layout
+from screc.compile.load import load_queue
+from screc.compile.requests import RequestEncoder
+from screc.plan.schema import CoreCounts, CoreShapes, DevicePlan, TablePlan, table_ranges
+from screc.remap import TableRemap
+from screc.weights import load_weights
+from screc_hw.model import FeatureShape, ModelShape, TableShape
+from screc_hw.params import DeviceParams
+from screc_sim.golden.calibrate import calibrate
+from screc_sim.samples import Bags, SampleBatch
+
+SHAPE = ModelShape(
+    name="wide",
+    dense=3,
+    bottom=(8, 8),
+    top=(8, 1),
+    interaction="concat",
+    tables=(
+        TableShape(name="quarter", rows=300, dim=16),
+        TableShape(name="nibbles", rows=101, dim=8, format="int4"),
+        TableShape(name="beat", rows=64, dim=64),
+        TableShape(name="three", rows=77, dim=192),
+        TableShape(name="odd", rows=50, dim=24),
+    ),
+    features=(
+        FeatureShape(name="q", table=0, pooling=3, mode="mean"),
+        FeatureShape(name="n", table=1, pooling=2),
+        FeatureShape(name="q2", table=0, pooling=1),
+        FeatureShape(name="b", table=2, pooling=1),
+        FeatureShape(name="t", table=3, pooling=2, mode="mean"),
+        FeatureShape(name="o", table=4, pooling=4),
+    ),
+)
+
+
+def random_batch(shape, samples, seed, *, longest=6):
+    rng = np.random.default_rng(seed)
+    bags = []
+    for feature in shape.features:
+        lengths = rng.integers(0, longest + 1, samples)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        rows = shape.tables[feature.table].rows
+        bags.append(Bags(rng.integers(0, rows, offsets[-1]), offsets))
+    dense = rng.normal(size=(samples, shape.dense)).astype(np.float32)
+    return SampleBatch(dense, tuple(bags))
+
+
+@dataclasses.dataclass
+class Compiled:
+    shape: ModelShape
+    params: DeviceParams
+    layout: object
+    model: object
+    remaps: list
+    load: bytes
+    encoder: RequestEncoder
+    images: list  # bytes of every memory core's buffer, ring included
+
+
+def compile_small(folder, *, memory=1, dram_share=1.0, staging_beats=4096, shape=SHAPE, rows=8):
+    """Compile ``shape`` with the hottest ``dram_share`` of every table in DRAM."""
+    params = DeviceParams.for_model(shape, memory=memory, rows=rows, columns=8)
+    weights = load_weights(None, shape, 5)
+    model = calibrate(shape, weights, random_batch(shape, 64, 9))
+    rng = np.random.default_rng(7)
+    remaps = [
+        TableRemap.build(table.rows, rng.permutation(table.rows)[: table.rows // 3])
+        for table in shape.tables
+    ]
+    plan = DevicePlan(
+        kind="smartssd",
+        cores=CoreCounts(memory=memory),
+        shapes=CoreShapes(rows=rows, columns=8),
+        staging_bytes=staging_beats * 64,
+        utilisation={},
+        tables=tuple(
+            TablePlan(
+                table=t.name,
+                ranges=table_ranges(t.rows, int(t.rows * dram_share), memory, i % memory),
+            )
+            for i, t in enumerate(shape.tables)
+        ),
+    )
+    layout = make_layout(plan, shape, params)
+    write_table_images(folder, layout, model.tables, remaps, lambda count: None)
+    images = []
+    for i, core in enumerate(layout.cores):
+        data = (folder / f"mem{i}.bin").read_bytes()
+        assert len(data) == core.image_bytes
+        images.append(bytearray(data) + bytearray(core.staging_beats * 64))
+    load = load_queue(model, params, layout).data
+    encoder = RequestEncoder(shape, params, layout, remaps, model, folder / "ssd.bin")
+    return Compiled(shape, params, layout, model, remaps, load, encoder, images)
+
+
+# --- the decoder ---------------------------------------------------------------------------------
+def header_words(beat):
+    words = struct.unpack("<16I", beat)
+    checksum = 0
+    for word in words:
+        checksum ^= word
+    assert checksum == 0xFFFFFFFF
+    assert words[0] == int.from_bytes(b"SCRQ", "little")
+    assert words[1] & 0xFFFF == 1
+    return words
+
+
+def split_blocks(queue):
+    """Yield (header words, body) of every block."""
+    while queue:
+        words = header_words(queue[:64])
+        assert words[2] % 64 == 0
+        yield words, queue[64 : words[2]]
+        queue = queue[words[2] :]
+
+
+def loaded(queue):
+    """Decode LOAD blocks: {(target, core): [words]}."""
+    found = {}
+    for number, (words, body) in enumerate(split_blocks(queue)):
+        assert words[1] >> 16 == 2
+        assert words[3] == words[4] == number
+        data = body[: 8 * words[11]]
+        assert len(body) == -(-len(data) // 64) * 64
+        assert zlib.crc32(data) == words[12]
+        assert words[10] == 0
+        found[words[9] & 0xFF, words[9] >> 8] = list(struct.unpack(f"<{words[11]}Q", data))
+    return found
+
+
+def bits(word, low, width):
+    return word >> low & ((1 << width) - 1)
+
+
+def descriptor(words, feature):
+    """Decode a memory core's feature descriptor."""
+    w = words[4 * feature : 4 * feature + 4]
+    return {
+        "base": bits(w[0], 0, 48),
+        "row_beats": bits(w[0], 48, 6),
+        "sub_beat": bits(w[0], 54, 1),
+        "stride": 1 << bits(w[0], 55, 4) if bits(w[0], 54, 1) else 64 * bits(w[0], 48, 6),
+        "int4": bits(w[0], 59, 1),
+        "enable": bits(w[0], 60, 1),
+        "first": bits(w[1], 0, 32),
+        "last": bits(w[1], 32, 32),
+        "stripe_log2": bits(w[2], 0, 5),
+        "residue": bits(w[2], 8, 16),
+        "slices": bits(w[2], 24, 8),
+    }
+
+
+def row_codes(memory, address, d, lanes):
+    """Components of a row, as a memory core reads them."""
+    count = d["slices"] * lanes
+    if d["int4"]:
+        data = memory[address : address + count // 2]
+        nibbles = [n for byte in data for n in (byte & 15, byte >> 4)]
+        return [n - 16 if n > 7 else n for n in nibbles]
+    return [b - 256 if b > 127 else b for b in memory[address : address + count]]
+
+
+def gather(compiled, block):
+    """Do what the memory cores do: return {(sample, feature): sums}, {(sample, feature): count}."""
+    targets = loaded(compiled.load)
+    lanes = compiled.params.gather.lanes
+    sums, counts = {}, {}
+    memories = [bytearray(image) for image in compiled.images]
+    for write in block.staged:
+        at = targets[1, write.core][0] + 64 * write.beat
+        assert 64 * write.beat + len(write.data) <= 64 * targets[1, write.core][1]
+        memories[write.core][at : at + len(write.data)] = write.data
+    words, body = next(split_blocks(block.queue))
+    for core, (section, memory) in enumerate(zip(block.sections, memories, strict=True)):
+        offset, lookups = struct.unpack("<2I", body[8 * core : 8 * core + 8])
+        assert offset * 64 == compiled.layout.cores[core].lookup_offset
+        assert len(section) == -(-lookups * 8 // 64) * 64
+        records = struct.unpack(f"<{lookups}Q", section[: 8 * lookups])
+        keys = [(bits(r, 44, 16), bits(r, 32, 12)) for r in records]
+        assert keys == sorted(keys)
+        staging, ring = targets[1, core]
+        for i, (record, key) in enumerate(zip(records, keys, strict=True)):
+            assert bits(record, 61, 1) == (i + 1 == len(keys) or keys[i + 1] != key)
+            d = descriptor(targets[0, core], key[1])
+            assert d["enable"]
+            rank = bits(record, 0, 32)
+            if bits(record, 60, 1):
+                assert rank + d["row_beats"] <= ring
+                address = staging + 64 * rank
+            else:
+                assert d["first"] <= rank < d["last"]
+                assert rank & ((1 << d["stripe_log2"]) - 1) == d["residue"]
+                address = d["base"] + ((rank - d["first"]) >> d["stripe_log2"]) * d["stride"]
+            codes = np.array(row_codes(memory, address, d, lanes))
+            sums[key] = sums.get(key, 0) + codes
+            counts[key] = counts.get(key, 0) + 1
+    return sums, counts
