@@ -206,7 +206,11 @@ class Status(enum.IntEnum):
 
 
 class StatusBit(enum.IntFlag):
-    """Reasons why a block failed. Header errors end the whole queue."""
+    """Reasons why a block failed. A failed block ends the whole queue.
+
+    With ``MAGIC`` or ``CHECKSUM``, or a header that could not be read, the result offset cannot be
+    trusted: no status beat is written, and ``Register.STATUS`` alone tells.
+    """
 
     MAGIC = 1 << 0
     CHECKSUM = 1 << 1

@@ -36,8 +36,8 @@ class HostParams:
         return BEAT_BYTES * 8
 
     def cycles(self, model: ModelShape, *, rows: int) -> float:
-        """Cycles per sub-batch: bag headers one per cycle, dense words one per cycle."""
-        return rows * len(model.features) + model.dense + 4
+        """Cycles per sub-batch: its announcement, bag headers and dense words, one per cycle."""
+        return 1 + rows * len(model.features) + model.dense
 
     def resources(self, *, memory: int, compute: int) -> Resources:
         """Estimate from the datapath's widths."""
