@@ -40,9 +40,17 @@ def zipf_curve(rows, lookups, exponent=1.05):
 
 
 def problem_of(
-    rows, *, pooling=None, dram_bytes=None, batch=16, pins=SMALL_PINS, demands=None, **more
+    rows,
+    *,
+    pooling=None,
+    dram_bytes=None,
+    batch=16,
+    pins=SMALL_PINS,
+    demands=None,
+    top=(8, 1),
+    **more,
 ):
-    shape = shape_of(rows, pooling=pooling)
+    shape = shape_of(rows, pooling=pooling, top=top)
     device = more.pop("device", {})
     if dram_bytes is not None:
         device = {**device, "dram_gib": dram_bytes / GIB}

@@ -179,7 +179,7 @@ def gather(compiled, block):
         at = targets[1, write.core][0] + 64 * write.beat
         assert 64 * write.beat + len(write.data) <= 64 * targets[1, write.core][1]
         memories[write.core][at : at + len(write.data)] = write.data
-    words, body = next(split_blocks(block.queue))
+    ((_, body),) = split_blocks(block.queue)
     for core, (section, memory) in enumerate(zip(block.sections, memories, strict=True)):
         offset, lookups = struct.unpack("<2I", body[8 * core : 8 * core + 8])
         assert offset * 64 == compiled.layout.cores[core].lookup_offset

@@ -116,9 +116,8 @@ def test_blocks_in_flight_do_not_overlap(tmp_path):
             try:
                 block = encode(compiled, random_batch(SHAPE, 4, seed))
                 break
-            except StagingFullError as error:
+            except StagingFullError:
                 assert flight
-                assert error.needed > error.free
                 compiled.encoder.retire()
                 flight.pop(0)
         flight.append(block)
