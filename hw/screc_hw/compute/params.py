@@ -8,6 +8,9 @@ from screc_hw.model import ModelShape
 from screc_hw.numerics import ACC_BITS, SIGMOID_ENTRIES
 from screc_hw.resources import Resources, memory_blocks
 
+GROUP_COLUMNS = 8
+"""Columns of a group: one 64-bit word of LOAD ``WEIGHTS``."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ComputeParams:
@@ -16,7 +19,8 @@ class ComputeParams:
     Parameters
     ----------
     rows, columns
-        Array size: rows are samples of a sub-batch, columns output channels (multiple of 8).
+        Array size: rows are samples of a sub-batch, columns output channels (8 times a power
+        of two, so that a word of weights finds its place by bit fields).
     lanes
         Bytes of a feature-buffer word.
     slots
@@ -54,8 +58,9 @@ class ComputeParams:
             value = getattr(self, name)
             if value < 1 or value & (value - 1):
                 raise ValueError(f"{name} must be a power of two, not {value}")
-        if self.columns < 8 or self.columns % 8:
-            raise ValueError(f"columns must be a multiple of 8, not {self.columns}")
+        groups = self.columns // GROUP_COLUMNS
+        if self.columns % GROUP_COLUMNS or groups < 1 or groups & (groups - 1):
+            raise ValueError(f"columns must be 8 times a power of two, not {self.columns}")
         if self.dot_lanes > self.lanes:
             raise ValueError(f"dot_lanes {self.dot_lanes} must not exceed lanes {self.lanes}")
 
@@ -63,6 +68,41 @@ class ComputeParams:
     def acc_bits(self) -> int:
         """Signed width of accumulator plus bias (|.| < 2**26, kept by the weight scales)."""
         return ACC_BITS
+
+    @property
+    def groups(self) -> int:
+        """Groups of eight columns."""
+        return self.columns // GROUP_COLUMNS
+
+    @property
+    def dense_words(self) -> int:
+        """Depth of the dense buffer, whose sub-batches follow each other in a ring."""
+        return max(2, self.slots * self.max_dense)
+
+    @property
+    def feature_words(self) -> int:
+        """Depth of a row's feature buffer: all slots, one after the other."""
+        return max(2, self.slots * self.vector_words)
+
+    @property
+    def dot_levels(self) -> int:
+        """Adder levels behind a row's ``dot_lanes`` multipliers."""
+        return self.dot_lanes.bit_length() - 1
+
+    @property
+    def read_latency(self) -> int:
+        """Cycles from a feature word's address to the control line that takes the word."""
+        return 2
+
+    @property
+    def copy_latency(self) -> int:
+        """Cycles from a feature word's address to the copied component: memory, shift, value."""
+        return self.read_latency + 3
+
+    @property
+    def dot_latency(self) -> int:
+        """Cycles from a pair's last address to its product: as a copy, and multiply, add, sum."""
+        return self.copy_latency + 2 + self.dot_levels
 
     @staticmethod
     def activation_words_for(model: ModelShape) -> int:
