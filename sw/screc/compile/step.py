@@ -1,0 +1,90 @@
+"""The compile step: from weights, statistics and plan to the folder ``images``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from screc import files
+from screc.compile.images import write_table_images
+from screc.compile.layout import LAYOUT_VERSION, make_layout
+from screc.compile.load import load_queue
+from screc.errors import ConfigError
+from screc.flow import Context
+from screc.logs import open_log
+from screc.plan.device import device_params
+from screc.plan.schema import read_plan
+from screc.remap import TableRemap
+from screc.stats import read_stats
+from screc.weights import load_weights
+from screc_sim.golden.calibrate import CalibrationError, calibrate
+from screc_sim.golden.quant import QuantModel
+
+CALIBRATION_SAMPLES = 4096
+"""Samples of the profile part that set the scales."""
+
+
+def write_images(ctx: Context) -> None:
+    """Write everything that the device's memories hold, and ``manifest.json``.
+
+    Raises
+    ------
+    ConfigError
+        If weights, log or plan do not fit the model, or it cannot be quantised.
+    """
+    plan = read_plan(ctx.out / "plan.json")
+    params = device_params(plan, ctx.shape)
+    layout = make_layout(plan.devices[0], ctx.shape, params)
+    model = quantise(ctx)
+    with files.atomic_folder(ctx.out / "images") as folder:
+        model.save(folder / "quant.npz")
+        layout.save(folder / "layout.json")
+        queue = load_queue(model, params, layout)
+        (folder / "load.bin").write_bytes(queue.data)
+        remaps = write_remaps(ctx, folder / "remap")
+        rows = sum(table.rows for table in ctx.shape.tables)
+        with ctx.progress("writing rows", rows) as bar:
+            write_table_images(folder, layout, model.tables, remaps, bar.advance)
+        _write_manifest(ctx, folder, queue.blocks)
+
+
+def quantise(ctx: Context) -> QuantModel:
+    """Quantise the model on samples of the profile part of the log.
+
+    Raises
+    ------
+    ConfigError
+        If the device's integers cannot express it.
+    """
+    weights = load_weights(ctx.config.model.weights, ctx.shape, ctx.config.model.seed)
+    log = open_log(ctx.config.log, ctx.shape, seed=ctx.config.model.seed)
+    sample = log.profile().take(CALIBRATION_SAMPLES)
+    try:
+        return calibrate(ctx.shape, weights, sample)
+    except CalibrationError as error:
+        raise ConfigError(str(error), field="model.weights") from error
+
+
+def write_remaps(ctx: Context, folder: Path) -> list[TableRemap]:
+    """Write the row order of every table, ``<table number>.bin``, and return them."""
+    folder.mkdir()
+    remaps = []
+    for i, stats in enumerate(read_stats(ctx.out / "stats.parquet")):
+        remap = TableRemap.build(stats.rows, stats.hot_ids)
+        remap.save(folder / f"{i}.bin")
+        remaps.append(remap)
+    return remaps
+
+
+def _write_manifest(ctx: Context, folder: Path, load_blocks: int) -> None:
+    """Write the size and hash of every file."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    entries = {}
+    with ctx.progress("hashing", len(paths)) as bar:
+        for path in paths:
+            entries[str(path.relative_to(folder))] = {
+                "bytes": path.stat().st_size,
+                "sha256": files.sha256_file(path),
+            }
+            bar.advance()
+    manifest = {"layout_version": LAYOUT_VERSION, "load_blocks": load_blocks, "files": entries}
+    files.write_json(folder / "manifest.json", manifest)
