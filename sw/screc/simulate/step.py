@@ -17,7 +17,6 @@ from screc import files
 from screc.compile.requests import RequestEncoder
 from screc.errors import CheckError, ToolchainError
 from screc.flow import Context
-from screc.logs import open_log
 from screc.simulate.verdict import Verdict, check
 from screc.simulate.workload import Workload, build_workload
 from screc.weights import Weights, load_weights
@@ -111,7 +110,7 @@ def run(ctx: Context) -> None:
         **_cycles(workload, outcome, verdict),
         "memory_latency": timing.latency,
         "predicted": predicted,
-        **_lookups(workload),
+        **_lookups(ctx, params, workload, batch),
         "accuracy": _accuracy(ctx, weights, model, golden, batch),
         "counters": outcome["counters"],
         "beats": outcome["beats"],
@@ -126,6 +125,8 @@ def run(ctx: Context) -> None:
 
 def _samples(ctx: Context) -> SampleBatch:
     """Return the first samples of the hold-out part."""
+    from screc.logs import open_log
+
     log = open_log(ctx.config.log, ctx.shape, seed=ctx.config.model.seed)
     return log.holdout().take(ctx.config.simulate.samples)
 
@@ -160,12 +161,22 @@ def _cycles(workload: Workload, outcome: dict[str, Any], verdict: Verdict) -> di
     }
 
 
-def _lookups(workload: Workload) -> dict[str, Any]:
+def _lookups(
+    ctx: Context, params: DeviceParams, workload: Workload, batch: SampleBatch
+) -> dict[str, Any]:
+    """Count what was looked up and transferred, and how fast it was encoded."""
     blocks = workload.blocks
+    tables = [ctx.shape.tables[feature.table] for feature in ctx.shape.features]
+    counts = [len(bags.ids) for bags in batch.bags]
+    beat = params.gather.beat_bytes
     lookups = sum(block.lookups for block in blocks)
     seconds = sum(block.seconds for block in blocks)
     return {
         "lookups": lookups,
+        "row_beats": sum(n * t.row_beats(beat) for n, t in zip(counts, tables, strict=True)),
+        "row_slices": sum(
+            n * t.dim // params.gather.lanes for n, t in zip(counts, tables, strict=True)
+        ),
         "staged_lookups": sum(block.staged_lookups for block in blocks),
         "staged_rows": sum(block.staged_rows for block in blocks),
         "staged_pages": sum(block.staged_pages for block in blocks),

@@ -1,0 +1,194 @@
+"""A small model compiled for a device, its RTL, and runs of it: what the device tests share."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+
+from screc.compile.images import write_table_images
+from screc.compile.layout import make_layout
+from screc.compile.load import load_queue
+from screc.compile.requests import RequestEncoder
+from screc.plan.schema import CoreCounts, CoreShapes, DevicePlan, TablePlan, table_ranges
+from screc.remap import TableRemap
+from screc.simulate.verdict import Verdict, check
+from screc.simulate.workload import Workload, build_workload
+from screc.weights import load_weights
+from screc_hw.device.top import KERNEL_NAME, emit_device
+from screc_hw.model import FeatureShape, ModelShape, TableShape
+from screc_hw.params import DeviceParams
+from screc_sim import runner
+from screc_sim.golden import model as golden_model
+from screc_sim.golden.calibrate import calibrate
+from screc_sim.golden.quant import GoldenResult, QuantModel
+from screc_sim.memory import Timing
+from screc_sim.samples import Bags, SampleBatch
+from screc_sim.vectors import OUTCOME_FILE, Job
+from tests.cosim.support import CACHE, needs
+
+DOT = ModelShape(
+    name="dot",
+    dense=5,
+    bottom=(12, 8),
+    top=(20, 1),
+    interaction="dot",
+    tables=(
+        TableShape(name="a", rows=900, dim=8),
+        TableShape(name="b", rows=130, dim=8, format="int4"),
+    ),
+    features=(
+        FeatureShape(name="a1", table=0, pooling=1),
+        FeatureShape(name="a2", table=0, pooling=5, mode="mean"),
+        FeatureShape(name="b", table=1, pooling=3),
+    ),
+)
+
+CONCAT = ModelShape(
+    name="concat",
+    dense=0,
+    bottom=(),
+    top=(9, 5, 1),
+    interaction="concat",
+    tables=(
+        TableShape(name="wide", rows=120, dim=192),
+        TableShape(name="beat", rows=300, dim=64),
+        TableShape(name="narrow", rows=700, dim=16),
+    ),
+    features=(
+        FeatureShape(name="w", table=0, pooling=2),
+        FeatureShape(name="t", table=1, pooling=2, mode="mean"),
+        FeatureShape(name="n", table=2, pooling=4),
+    ),
+)
+
+
+def random_batch(shape: ModelShape, samples: int, seed: int, *, longest: int = 6) -> SampleBatch:
+    """Random samples; bags of 0 to ``longest`` ids."""
+    rng = np.random.default_rng(seed)
+    bags = []
+    for feature in shape.features:
+        lengths = rng.integers(0, longest + 1, samples)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        rows = shape.tables[feature.table].rows
+        bags.append(Bags(rng.integers(0, rows, offsets[-1]), offsets))
+    dense = rng.normal(size=(samples, shape.dense)).astype(np.float32)
+    return SampleBatch(dense, tuple(bags))
+
+
+@dataclasses.dataclass
+class Run:
+    """A finished job."""
+
+    workload: Workload
+    outcome: dict[str, Any]
+    verdict: Verdict
+    golden: GoldenResult
+
+
+@dataclasses.dataclass
+class Case:
+    """A compiled model; ``folder`` holds its images."""
+
+    shape: ModelShape
+    params: DeviceParams
+    model: QuantModel
+    encoder: RequestEncoder
+    folder: Path
+
+    def run(
+        self,
+        simulator: str,
+        samples: int,
+        *,
+        size: int | None = None,
+        seed: int = 11,
+        timing: Timing | None = None,
+        change: Callable[[Path, Job], Job] | None = None,
+    ) -> Run:
+        """Run random samples in blocks of ``size``; ``change`` may edit the job's files."""
+        needs(simulator)
+        batch = random_batch(self.shape, samples, seed)
+        job = self.folder / f"job{len(list(self.folder.glob('job*')))}"
+        job.mkdir()
+        workload = build_workload(
+            job,
+            self.folder,
+            self.params,
+            self.encoder,
+            batch,
+            size or samples,
+            timing=timing or Timing(latency=20),
+        )
+        if change is not None:
+            changed = change(job, workload.job)
+            changed.save(job)
+            workload = dataclasses.replace(workload, job=changed)
+        build = build_device(simulator, self.params)
+        runner.run(build, job, "screc_sim.tb.device_tb", environment={"SCREC_JOB": str(job)})
+        outcome = json.loads((job / OUTCOME_FILE).read_text())
+        golden = golden_model.run(self.model, batch)
+        return Run(workload, outcome, check(workload, job, outcome, golden), golden)
+
+
+def build_device(simulator: str, params: DeviceParams) -> runner.Build:
+    """Emit and build a device, once for equal parameters and sources."""
+    sources = Path(str(emit_device.__code__.co_filename)).parents[1]
+    digest = hashlib.sha256(json.dumps(params.as_dict()).encode())
+    for path in sorted(sources.rglob("*.py")):
+        digest.update(path.read_bytes())
+    folder = CACHE / "rtl" / digest.hexdigest()[:20]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(f"{folder}.lock"):
+        if not (folder / "design.json").exists():
+            emit_device(params, folder)
+    return runner.build(simulator, sorted(folder.glob("*.sv")), KERNEL_NAME, cache=CACHE)
+
+
+def compile_case(
+    folder: Path,
+    shape: ModelShape,
+    *,
+    dram_share: float = 1.0,
+    staging_beats: int = 1024,
+    **sizes: int,
+) -> Case:
+    """Compile ``shape`` with the hottest ``dram_share`` of every table in DRAM.
+
+    ``sizes`` are those of :meth:`DeviceParams.for_model`.
+    """
+    params = DeviceParams.for_model(shape, **sizes)
+    weights = load_weights(None, shape, 5)
+    model = calibrate(shape, weights, random_batch(shape, 64, 9))
+    rng = np.random.default_rng(7)
+    remaps = [
+        TableRemap.build(table.rows, rng.permutation(table.rows)[: table.rows // 3])
+        for table in shape.tables
+    ]
+    plan = DevicePlan(
+        kind="smartssd",
+        cores=CoreCounts(memory=params.memory, compute=params.compute),
+        shapes=CoreShapes(rows=params.core.rows, columns=params.core.columns),
+        staging_bytes=staging_beats * params.gather.beat_bytes if dram_share < 1 else 0,
+        utilisation={},
+        tables=tuple(
+            TablePlan(
+                table=table.name,
+                ranges=table_ranges(
+                    table.rows, int(table.rows * dram_share), params.memory, i % params.memory
+                ),
+            )
+            for i, table in enumerate(shape.tables)
+        ),
+    )
+    layout = make_layout(plan, shape, params)
+    write_table_images(folder, layout, model.tables, remaps, lambda count: None)
+    (folder / "load.bin").write_bytes(load_queue(model, params, layout).data)
+    encoder = RequestEncoder(shape, params, layout, remaps, model, folder / "ssd.bin")
+    return Case(shape, params, model, encoder, folder)
