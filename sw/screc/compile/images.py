@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,7 +25,7 @@ def pack_rows(codes: NDArray[np.int8], format_: str, stride: int) -> NDArray[np.
     """
     if format_ == "int4":
         nibbles = codes.view(np.uint8) & 0xF
-        body = nibbles[:, ::2] | nibbles[:, 1::2] << 4
+        body = (nibbles[:, ::2] | nibbles[:, 1::2] << 4).astype(np.uint8, copy=False)
     else:
         body = codes.view(np.uint8)
     if body.shape[1] == stride:
@@ -47,7 +47,7 @@ def _chunks(
 
 
 def _write_dram(
-    files: list[BinaryIO], place: TableLayout, start: int, rows: NDArray[np.uint8]
+    files: Sequence[BinaryIO], place: TableLayout, start: int, rows: NDArray[np.uint8]
 ) -> None:
     """Write the rows of ranks from ``start`` on to the memory cores that own them."""
     cores = len(files)

@@ -31,7 +31,9 @@ class RateCurve:
     rates: Floats
 
     @classmethod
-    def from_counts(cls, counts: Floats, samples: float, rows: int, unseen: float) -> RateCurve:
+    def from_counts(
+        cls, counts: Ints | Floats, samples: float, rows: int, unseen: float
+    ) -> RateCurve:
         """Estimate rates from counts of the hold-out part, ordered by the profile part.
 
         The order of the profile part is not that of the hold-out part, so counts scatter around a
@@ -127,6 +129,6 @@ class RateCurve:
 
     def _around(self, rank: int, reach: int) -> Ints:
         """Indices of the ``reach`` edges below ``rank`` and above it, and of one at it."""
-        low = np.searchsorted(self.edges, rank, "left") - reach
-        high = np.searchsorted(self.edges, rank, "right") - 1 + reach
+        low = int(np.searchsorted(self.edges, rank, "left")) - reach
+        high = int(np.searchsorted(self.edges, rank, "right")) - 1 + reach
         return np.arange(max(0, low), min(len(self.edges) - 1, high) + 1)

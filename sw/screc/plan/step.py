@@ -110,7 +110,7 @@ def make_demand(table: TableShape, stats: TableStats, wish: PlanTable | None) ->
         unseen = stats.unseen_lookups / samples
     else:
         counts, samples, unseen = stats.hot_counts, max(stats.profile_samples, 1), 0.0
-    tiers = TIERS
+    tiers: Sequence[str] = TIERS
     if wish is not None:
         tiers = (wish.pin,) if wish.pin else wish.tiers or TIERS
     return TableDemand(
