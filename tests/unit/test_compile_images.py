@@ -1,0 +1,186 @@
+"""Images and the LOAD queue, read back by a decoder of their own."""
+
+import json
+
+import numpy as np
+import pytest
+
+from screc.compile.images import pack_rows
+from screc.compile.layout import Layout, make_layout, striped_rows
+from screc.errors import ConfigError
+from screc.plan.schema import CoreCounts, CoreShapes, DevicePlan, Range, TablePlan, table_ranges
+from screc_hw.numerics import sigmoid_table
+from screc_hw.params import DeviceParams
+from tests.unit.compile_support import (
+    SHAPE,
+    bits,
+    compile_small,
+    descriptor,
+    loaded,
+    row_codes,
+    split_blocks,
+)
+
+
+@pytest.mark.parametrize("dram_share", [1.0, 0.4])
+@pytest.mark.parametrize("memory", [1, 2, 4])
+def test_every_row_is_where_the_descriptors_say(tmp_path, memory, dram_share):
+    compiled = compile_small(tmp_path, memory=memory, dram_share=dram_share)
+    targets = loaded(compiled.load)
+    lanes = compiled.params.gather.lanes
+    ssd = (tmp_path / "ssd.bin").read_bytes() if dram_share < 1 else b""
+    seen = {number: set() for number in range(len(SHAPE.tables))}
+    for f, feature in enumerate(SHAPE.features):
+        number = feature.table
+        place, remap = compiled.layout.tables[number], compiled.remaps[number]
+        codes = compiled.model.tables[number].codes(remap.ids(np.arange(place.rows)))
+        for core in range(memory):
+            d = descriptor(targets[0, core], f)
+            assert d["stripe_log2"] == memory.bit_length() - 1
+            assert d["base"] % 64 == 0
+            for rank in range(d["residue"], d["last"], memory):
+                address = d["base"] + (rank >> d["stripe_log2"]) * d["stride"]
+                assert address + d["stride"] <= compiled.layout.cores[core].image_bytes
+                row = row_codes(compiled.images[core], address, d, lanes)
+                assert np.array_equal(row, codes[rank])
+                seen[number].add(rank)
+        for rank in range(place.dram_rows, place.rows):
+            at = place.ssd_offset + (rank - place.dram_rows) * place.stride
+            assert np.array_equal(row_codes(ssd, at, d, lanes), codes[rank])
+            seen[number].add(rank)
+    assert all(seen[i] == set(range(t.rows)) for i, t in enumerate(SHAPE.tables))
+
+
+def test_int4_rows_have_the_first_code_in_the_low_nibble():
+    codes = np.array([[1, -1, 7, -7], [0, 3, -8, 2]], np.int8)
+    rows = pack_rows(codes, "int4", 4)
+    assert rows.tolist() == [[0xF1, 0x97, 0, 0], [0x30, 0x28, 0, 0]]
+
+
+@pytest.mark.parametrize("memory", [1, 2])
+def test_load_queue_holds_the_model(tmp_path, memory):
+    compiled = compile_small(tmp_path, memory=memory)
+    model, params = compiled.model, compiled.params
+    targets = loaded(compiled.load)
+    every = 0xFF
+    assert set(targets) == {(t, c) for t in (0, 1) for c in range(memory)} | {
+        (t, every) for t in (2, 3, 4, 5, 6)
+    }
+    for core in range(memory):
+        place = compiled.layout.cores[core]
+        assert targets[1, core] == [place.staging_offset, place.staging_beats]
+
+    base = 1  # the bottom output is vector 0: one word of 8 lanes
+    for f, (word, feature) in enumerate(zip(targets[2, every], SHAPE.features, strict=True)):
+        assert bits(word, 0, 16) == model.bag_m[f]
+        assert bits(word, 16, 6) == model.bag_s[f]
+        assert bits(word, 22, 1) == (feature.mode == "mean")
+        assert bits(word, 24, 8) == SHAPE.feature_dim(f) // params.gather.lanes
+        assert bits(word, 32, 20) == base
+        base += SHAPE.feature_dim(f) // params.gather.lanes
+
+    columns, at = params.core.columns, 0
+    data = np.array(targets[4, every], "<u8").view(np.int8).reshape(-1, columns)
+    layers = (*model.bottom, *model.top)
+    for layer in layers:
+        n, k = layer.weight.shape
+        for tile in range(-(-n // columns)):
+            part = layer.weight[tile * columns : (tile + 1) * columns]
+            assert np.array_equal(data[at : at + k, : len(part)], part.T)
+            assert not data[at : at + k, len(part) :].any()
+            at += k
+    assert at == len(data)
+
+    entries = [
+        (bits(w, 0, 32) - (1 << 32) * bits(w, 31, 1), bits(w, 32, 16), bits(w, 48, 6))
+        for w in targets[5, every]
+    ]
+
+    def of(some):
+        return [tuple(map(int, e)) for la in some for e in zip(la.bias, la.m, la.s, strict=True)]
+
+    scalars = [(0, *model.copy_ms), (0, *model.pair_ms)]
+    assert entries == [*of(model.bottom), *scalars, *of(model.top)]
+    assert targets[6, every] == sigmoid_table()
+    assert len(targets[3, every]) % 4 == 0
+
+
+def test_load_blocks_follow_each_other(tmp_path):
+    compiled = compile_small(tmp_path)
+    assert sum(words[2] for words, _ in split_blocks(compiled.load)) == len(compiled.load)
+
+
+def device_plan(ranges_of, memory, staging_bytes=64 * 9):
+    return DevicePlan(
+        kind="smartssd",
+        cores=CoreCounts(memory=memory),
+        shapes=CoreShapes(rows=8, columns=8),
+        staging_bytes=staging_bytes,
+        utilisation={},
+        tables=tuple(TablePlan(table=t.name, ranges=ranges_of(t)) for t in SHAPE.tables),
+    )
+
+
+@pytest.mark.parametrize("memory", [1, 4])
+def test_nothing_overlaps_in_a_layout(memory):
+    plan = device_plan(lambda t: table_ranges(t.rows, t.rows // 2, memory, 1 % memory), memory)
+    layout = make_layout(plan, SHAPE, DeviceParams.for_model(SHAPE, memory=memory))
+    for core, place in enumerate(layout.cores):
+        at = 0
+        for table in layout.tables:
+            assert table.offsets[core] >= at
+            rows = striped_rows(table.dram_rows, memory, table.residue(core))
+            at = table.offsets[core] + rows * table.stride
+        assert place.staging_offset >= at
+        assert place.lookup_offset == place.staging_offset + 64 * place.staging_beats
+    assert sum(core.staging_beats for core in layout.cores) == 9
+    at = 0
+    for table in layout.tables:
+        assert table.ssd_offset >= at
+        assert table.ssd_offset % 4096 == 0
+        at = table.ssd_offset + table.ssd_rows * table.stride
+
+
+def test_a_layout_is_read_back(tmp_path):
+    plan = device_plan(lambda t: table_ranges(t.rows, t.rows // 2, 2, 1), 2)
+    layout = make_layout(plan, SHAPE, DeviceParams.for_model(SHAPE, memory=2))
+    layout.save(tmp_path / "layout.json")
+    assert Layout.load(tmp_path / "layout.json") == layout
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data | {"version": 9}, "version: must be 1, not 9"),
+        (lambda data: data | {"cores": 5}, "is no memory layout"),
+        (lambda data: {"version": 1}, "is no memory layout"),
+    ],
+)
+def test_a_wrong_layout_file_is_named(tmp_path, change, message):
+    plan = device_plan(lambda t: table_ranges(t.rows, t.rows, 1, 0), 1)
+    path = tmp_path / "layout.json"
+    make_layout(plan, SHAPE, DeviceParams.for_model(SHAPE)).save(path)
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises(ConfigError, match=rf"layout\.json.*{message}"):
+        Layout.load(path)
+
+
+@pytest.mark.parametrize(
+    "ranges_of",
+    [
+        lambda t: (Range(tier="onchip", first=0, last=t.rows),),
+        lambda t: (Range(tier="dram", first=8, last=t.rows, core=0),),
+        lambda t: (Range(tier="dram", first=0, last=t.rows, core=1),),
+        lambda t: (Range(tier="ssd", first=0, last=t.rows - 1),),
+    ],
+    ids=["tier", "first", "core", "rows missing"],
+)
+def test_ranges_that_no_core_can_hold_are_refused(ranges_of):
+    with pytest.raises(ConfigError, match="ranges of table 'quarter' must be dram"):
+        make_layout(device_plan(ranges_of, 1), SHAPE, DeviceParams.for_model(SHAPE))
+
+
+def test_a_plan_for_other_cores_is_refused():
+    plan = device_plan(lambda t: table_ranges(t.rows, t.rows, 2, 0), 2)
+    with pytest.raises(ConfigError, match="the plan has 2 memory cores, the device 1"):
+        make_layout(plan, SHAPE, DeviceParams.for_model(SHAPE))
