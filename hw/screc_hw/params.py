@@ -160,7 +160,7 @@ class DeviceParams:
         """Estimate the device's resources: the sum of its cores, the shell excluded."""
         return (
             self.memory * self.gather.resources()
-            + self.combiner.resources()
+            + self.combiner.resources(inputs=self.memory)
             + self.compute * self.core.resources()
             + self.host.resources(memory=self.memory, compute=self.compute)
         )
@@ -199,7 +199,8 @@ class DeviceParams:
             row_beats=row_beats,
             latency=latency,
         )
-        combine = self.combiner.cycles(model, partials_per_bag=1.0)
+        partials = self.combiner.expected_partials(model, inputs=self.memory, lookups=count)
+        combine = self.combiner.cycles(model, partials_per_bag=partials)
         compute = self.core.cycles(model)
         host = self.host.cycles(model, rows=rows)
         parts = {

@@ -279,7 +279,8 @@ class Bench:
                     self.completed += 1
                     releases.append(self.cycles + rng.randint(*self.hold))
                 if waiting is not None:
-                    assert valid and repr(word) == waiting, "a word changed before its transfer"
+                    assert valid, "a word was withdrawn"
+                    assert repr(word) == waiting, "a word changed before its transfer"
                 waiting = repr(word) if valid and not take else None
                 if valid and take:
                     self.last_word = self.cycles
@@ -490,6 +491,23 @@ def test_cycles_equal_the_formula(dims, inputs, split):
     measured = run.last_word - run.first_part
     assert expected <= measured + params.rows * len(dims)
     assert measured <= expected + 40
+
+
+@pytest.mark.parametrize(
+    ("pooling", "inputs", "parts"), [(1, 4, 1), (2, 4, 1.75), (99, 4, 4), (0.5, 4, 1), (80, 1, 1)]
+)
+def test_partials_per_bag_grow_with_the_cores_it_meets(pooling, inputs, parts):
+    shape = model((4, 8), 4)
+    shape = dataclasses.replace(
+        shape, features=tuple(dataclasses.replace(f, pooling=pooling) for f in shape.features)
+    )
+    found = CombinerParams.expected_partials(shape, inputs=inputs)
+    assert found == pytest.approx(parts, abs=1e-6)
+    doubled = CombinerParams.expected_partials(shape, inputs=inputs, lookups=4 * pooling)
+    again = dataclasses.replace(
+        shape, features=tuple(dataclasses.replace(f, pooling=2 * pooling) for f in shape.features)
+    )
+    assert doubled == pytest.approx(CombinerParams.expected_partials(again, inputs=inputs))
 
 
 def test_latencies_are_those_of_the_pipelines():

@@ -102,8 +102,26 @@ class CombinerParams:
         )
         return max(headers, slices * partials_per_bag)
 
+    @staticmethod
+    def expected_partials(model: ModelShape, *, inputs: int, lookups: float | None = None) -> float:
+        """Mean partials per bag, weighted by its slices, where rows are spread over ``inputs``.
+
+        A bag of L lookups meets ``n (1 - (1 - 1/n)**L)`` of n memory cores. ``lookups`` per sample
+        over all features; the model's own where None.
+        """
+        scale = 1.0 if lookups is None else lookups / max(model.lookups, 1e-9)
+        dims = [model.feature_dim(f) for f in range(len(model.features))]
+        missed = 1 - 1 / inputs
+        parts = [max(1.0, inputs * (1 - missed ** (f.pooling * scale))) for f in model.features]
+        weighted = sum(d * p for d, p in zip(dims, parts, strict=True))
+        return weighted / max(sum(dims), 1)
+
     def resources(self, *, inputs: int = 1) -> Resources:
-        """Estimate from the memories and datapath as built, for ``inputs`` memory cores."""
+        """Estimate from the memories and datapath as built, for ``inputs`` memory cores.
+
+        Within 10 % of Yosys' mapping (``synth_xilinx -family xcup``, a DSP's operand, product and
+        output registers counted in the DSP) for 1 and 4 inputs, 16 lanes, with and without means.
+        """
         sum_bits = self.lanes * self.acc_bits
         header = 32 if self.mean else 16
         # registers of a sum's width: one per merge, operand delay, forwarded copies, result
@@ -117,9 +135,9 @@ class CombinerParams:
             + memory_blocks(self.max_features, 64)
             + memory_blocks(self.queue_depth, self.lanes * 8 + 32)
             + Resources(
-                # merges 1, operand delay 1, forwarding 1 and sum 1 per bit; shifters 3 per bit
-                lut=900 + (inputs + 3) * sum_bits + scalers * self.lanes * 3 * product,
-                ff=1200 + wide + scalers * self.lanes * 2 * product,
+                # merges, operand delay, forwarding, sum: 1 per bit each; shifts and clamp 3.5
+                lut=1200 + (inputs + 3) * sum_bits + scalers * self.lanes * product * 7 // 2,
+                ff=1500 + wide + scalers * self.lanes * 2 * product,
                 dsp=self.lanes * scalers,
             )
         )
