@@ -43,5 +43,7 @@ class HostParams:
         """Estimate from the datapath's widths."""
         fifo = memory_blocks(self.burst_beats * self.prefetch_bursts, self.port_bits)
         return fifo + Resources(
-            lut=6000 + 400 * (memory + compute), ff=8000 + 600 * (memory + compute)
+            lut=6000 + 400 * (memory + compute),
+            ff=8000 + 600 * (memory + compute),
+            dsp=1,  # a block's length, checked against its counts
         )
