@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import mmap
 from collections import deque
 from pathlib import Path
 
@@ -138,9 +139,7 @@ class Stager:
         self._layout = layout
         self._rings = [StagingRing(i, core.staging_beats) for i, core in enumerate(layout.cores)]
         self._in_flight: deque[list[int]] = deque()
-        self._image = (
-            np.memmap(image, np.uint8, mode="r") if layout.ssd_bytes else np.zeros(0, np.uint8)
-        )
+        self._image = _map(image) if layout.ssd_bytes else np.zeros(0, np.uint8)
         if len(self._image) != layout.ssd_bytes:
             raise ConfigError(
                 f"has {len(self._image)} bytes, the layout {layout.ssd_bytes}; "
@@ -209,6 +208,14 @@ class Stager:
                 data[places[:, None] + inner] = self._image[source[chosen][:, None] + inner]
             writes.append(StagedWrite(core, first, data.tobytes()))
         return writes
+
+
+def _map(image: Path) -> NDArray[np.uint8]:
+    """Map a file for reads at random: without reading ahead, which rows elsewhere would waste."""
+    with image.open("rb") as stream:
+        mapped = mmap.mmap(stream.fileno(), 0, prot=mmap.PROT_READ)
+    mapped.madvise(mmap.MADV_RANDOM)
+    return np.frombuffer(mapped, np.uint8)
 
 
 def _pages(source: Ints, stride: Ints) -> int:
