@@ -79,6 +79,8 @@ class LogTable(Record):
     """Name of the feature; or of a table that only one feature reads."""
     column: str | None = None
     """``csv``, ``parquet``: name of the column."""
+    hex: bool | None = None
+    """``csv``, ``parquet``: whether text is hexadecimal; absent: where it has a letter."""
     indices: str | None = None
     """``npz``: array of ids, jagged ``(lookups,)`` or fixed ``(samples, length)``."""
     offsets: str | None = None
