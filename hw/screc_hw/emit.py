@@ -32,6 +32,7 @@ WAIVED = {
     "CASEINCOMPLETE": "an Amaranth Switch without a default keeps the value assigned before it",
     "PROCASSINIT": "registers have an initial value beside their reset, as FPGAs do",
     "SYMRSVDWORD": "Vitis asks for a port called interrupt",
+    "VARHIDDEN": "names are local: a signal may be called like an instance of a parent",
     "UNUSEDSIGNAL": "aliases keep the names of the source, and buses have bits nobody reads",
     "WIDTHEXPAND": "Verilog's context widens operands exactly as Amaranth means it",
 }

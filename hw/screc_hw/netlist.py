@@ -7,17 +7,20 @@ messages can be captured and a crash cannot take the caller with it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from amaranth.back import rtlil  # type: ignore[attr-defined]
-from amaranth.hdl import Signal, Value
+from amaranth.hdl import Fragment, Signal, Value
 from amaranth.hdl._ir import PortDirection
+from amaranth.hdl._mem import MemoryInstance
 from amaranth.lib import wiring
 
 __all__ = ["NetlistError", "Port", "check_netlist", "convert", "run_yosys"]
@@ -27,11 +30,12 @@ MODULE = re.compile(
 )
 PORT = re.compile(r"^  wire width (\d+) (input|output) \d+  ?(\\\S+)$", re.MULTILINE)
 CELL_TYPE = re.compile(r"^  cell (\\\S+) ", re.MULTILINE)
-MEMINIT = re.compile(r"^  cell \$meminit_v2 .*?^  end\n+", re.MULTILINE | re.DOTALL)
-WRITE_PORT = re.compile(r"^  cell \$memwr_v2 \S+\n(?:    parameter \\(?!MEMID).*\n)*"
-                        r"    parameter \\MEMID \"(\S+)\"", re.MULTILINE)  # fmt: skip
-MEMID = re.compile(r'parameter \\MEMID "(\S+)"')
-ZERO_DATA = re.compile(r"connect \\DATA \d+'0*\n")
+NO_CONTENTS = re.compile(
+    r"^  cell \$meminit_v2 [^\n]*\n(?:    [^\n]*\n)*?    connect \\DATA \{  \}\n.*?^  end\n+",
+    re.MULTILINE | re.DOTALL,
+)
+UNNAMED = re.compile(r"\\port\$\d+\$\d+")
+CONNECTION = re.compile(r"    connect (\\port\$\d+\$\d+) ")
 EMPTY = re.compile(r"^(?:  wire width 0 .*|connect \\\S+ \{  \})\n+", re.MULTILINE)
 BANNER = re.compile(r"^attribute \\(?:generator|top) .*\n", re.MULTILINE)
 
@@ -73,9 +77,11 @@ def convert(component: wiring.Component, *, name: str) -> Netlist:
         If a port of the component's signature is missing, has another direction or width, or if a
         port beyond ``clk`` and ``rst`` is left over.
     """
-    text = rtlil.convert(component, name=name, ports=_amaranth_ports(component), emit_src=False)
+    fragment = Fragment.get(component, None)
+    with _zero_contents_hidden(fragment):
+        text, _ = rtlil.convert_fragment(fragment, _amaranth_ports(component), name, emit_src=False)
     ports = _check_ports(component, _ports(text))
-    return Netlist(name, _merge(_rename(_strip_contents(_strip_lines(text)))), ports)
+    return Netlist(name, _merge(_rename(_number_ports(_strip(text)))), ports)
 
 
 def _ports(text: str) -> tuple[Port, ...]:
@@ -129,23 +135,65 @@ def _check_ports(component: wiring.Component, ports: tuple[Port, ...]) -> tuple[
     return (*wanted.values(), *(port for port in ports if port.name not in wanted))
 
 
-def _strip_lines(text: str) -> str:
+@contextlib.contextmanager
+def _zero_contents_hidden(fragment: Fragment) -> Iterator[None]:
+    """Hide the contents of writable memories that are all 0: Amaranth writes them bit by bit.
+
+    They would take seconds per megabit here, and a line per word in the SystemVerilog.
+    """
+    hidden, parts = [], [fragment]
+    while parts:
+        part: Any = parts.pop()
+        parts += [child for child, *_ in part.subfragments]
+        memory: Any = part if isinstance(part, MemoryInstance) else None
+        if memory is not None and memory._write_ports:
+            contents = memory._data._init
+            if not any(contents._raw):
+                hidden.append((contents, contents._raw))
+                contents._raw = []
+    try:
+        yield
+    finally:
+        for contents, raw in hidden:
+            contents._raw = raw
+
+
+def _strip(text: str) -> str:
     # Verilog has no wire of width 0: Yosys would write [-1:0], which is two bits
-    return EMPTY.sub("", BANNER.sub("", text))
+    return EMPTY.sub("", BANNER.sub("", NO_CONTENTS.sub("", text)))
 
 
-def _strip_contents(text: str) -> str:
-    def strip(module: re.Match[str]) -> str:
-        written = set(WRITE_PORT.findall(module[3]))
+def _number_ports(text: str) -> str:
+    """Number the ports without a name within their module, where Amaranth does in the design.
 
-        def keep(cell: re.Match[str]) -> str:
-            memory = MEMID.search(cell[0])
-            writable = memory is not None and memory[1] in written
-            return "" if writable and ZERO_DATA.search(cell[0]) else cell[0]
+    Otherwise no two copies of such a module would be equal.
+    """
+    names: dict[str, dict[str, str]] = {}
+    for _, module, body in MODULE.findall(text):
+        found = dict.fromkeys(UNNAMED.findall(body))
+        wires = (port for port in found if re.search(rf" {re.escape(port)}$", body, re.MULTILINE))
+        names[module] = {port: f"\\auto_port_{i}" for i, port in enumerate(wires)}
+    own: dict[str, str] = {}
+    cell: dict[str, str] = {}  # names of the cell's module, on the left of its connections
+    lines = []
 
-        return f"{module[1]}module {module[2]}\n{MEMINIT.sub(keep, module[3])}end\n"
+    def mine(port: re.Match[str]) -> str:
+        return own.get(port[0], port[0])
 
-    return MODULE.sub(strip, text)
+    for line in text.splitlines():
+        if line.startswith("module "):
+            own = names[line.split()[1]]
+        elif line.startswith("  cell "):
+            cell = names.get(line.split()[1], {})
+        elif line == "  end":
+            cell = {}
+        if "\\port$" in line:
+            head, left = "", line
+            if cell and (match := CONNECTION.match(line)):
+                head, left = f"    connect {cell.get(match[1], match[1])} ", line[match.end() :]
+            line = head + UNNAMED.sub(mine, left)
+        lines.append(line)
+    return "\n".join(lines) + "\n"
 
 
 def _rename(text: str) -> str:
