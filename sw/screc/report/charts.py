@@ -9,10 +9,18 @@ from collections.abc import Sequence
 from markupsafe import Markup, escape
 
 WIDTH = 760
-LABEL = 190
-VALUE = 150
+"""Units of a whole-width picture; half of the page has :data:`HALF`."""
+
+HALF = 430
+LABEL = 160
+VALUE = 175
+HALF_VALUE = 60
+"""Room for labels in front of bars and for text behind them."""
+
 ROW = 26
 BAR = 14
+"""Height of a row and of the bar in it."""
+
 MIN_BAR = 1.5
 """A value above zero stays visible."""
 
@@ -44,10 +52,10 @@ def compact(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _open(rows: int, title: str, foot: int = 0) -> str:
+def _open(rows: int, title: str, width: int, foot: int = 0) -> str:
     height = rows * ROW + foot + 4
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">'
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
         f"<title>{escape(title)}</title>"
     )
 
@@ -63,14 +71,17 @@ def _rect(x: float, y: float, width: float, style: str, tip: str) -> str:
     )
 
 
-def bar_chart(title: str, bars: Sequence[Bar], *, limit: float | None = None) -> Markup:
+def bar_chart(
+    title: str, bars: Sequence[Bar], *, limit: float | None = None, half: bool = False
+) -> Markup:
     """Draw bars on a common linear scale that ends at the largest, or at ``limit``.
 
-    With ``limit``, its place is marked by a line.
+    With ``limit``, its place is marked by a line; ``half`` draws for half of the page's width.
     """
-    room = WIDTH - LABEL - VALUE
+    width_of_all = HALF if half else WIDTH
+    room = width_of_all - LABEL - (HALF_VALUE if half else VALUE)
     top = max([bar.value for bar in bars] + [limit or 0.0]) or 1.0
-    parts = [_open(len(bars), title)]
+    parts = [_open(len(bars), title, width_of_all)]
     for i, bar in enumerate(bars):
         y = i * ROW + 4
         parts.append(_text(LABEL - 10, y + BAR - 2, bar.label, "label"))
@@ -79,7 +90,9 @@ def bar_chart(title: str, bars: Sequence[Bar], *, limit: float | None = None) ->
         parts.append(_text(LABEL + width + 8, y + BAR - 2, bar.text, "value"))
     if limit is not None:
         x = LABEL + limit / top * room
-        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{len(bars) * ROW}" class="mark"/>')
+        parts.append(
+            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{len(bars) * ROW}" class="mark"/>'
+        )
     return Markup("".join(parts) + "</svg>")
 
 
@@ -92,7 +105,7 @@ def tier_chart(title: str, bars: Sequence[TierBar]) -> Markup:
         return LABEL + (math.log10(rank) / decades * room if rank > 1 else 0)
 
     height = len(bars) * ROW
-    parts = [_open(len(bars), title, foot=18)]
+    parts = [_open(len(bars), title, WIDTH, foot=18)]
     for decade in range(decades + 1):
         x = place(10**decade)
         parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height}" class="grid"/>')

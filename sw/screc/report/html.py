@@ -18,10 +18,10 @@ MAX_TABLES = 40
 """Tables in the picture of tiers: those with the most rows."""
 
 PART_NAMES = {
-    "gather": "memory cores: gather",
-    "combine": "combiner",
-    "compute": "compute cores",
-    "host": "request reader",
+    "gather": "gather, pool",
+    "combine": "combine bags",
+    "compute": "interaction, MLPs",
+    "host": "read requests",
 }
 """What the parts of a prediction are called on the page."""
 
@@ -104,6 +104,7 @@ def _parts(simulation: dict[str, Any]) -> Any:
             )
             for name, cycles in parts.items()
         ],
+        half=True,
     )
 
 
@@ -115,6 +116,7 @@ def _bounds(summary: dict[str, Any]) -> Any:
             Bar(name, value, f"{value:,.2f}", "a" if value == bound else "c")
             for name, value in summary["bounds"].items()
         ],
+        half=True,
     )
 
 

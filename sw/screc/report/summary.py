@@ -6,6 +6,7 @@ from typing import Any
 
 from screc.devices import DeviceSpec
 from screc.plan.schema import Plan
+from screc.report.charts import compact
 from screc.report.roofline import roofline
 from screc_hw.model import ModelShape
 from screc_hw.params import DeviceParams
@@ -79,8 +80,8 @@ def summarise(
         "host_lookups_per_s": had,
         "host_bottleneck": had < needed,
         "host_note": (
-            f"one core of the machine that ran screc encodes {had:.3g} lookups/s; at the target "
-            f"clock the device takes {needed:.3g}"
+            f"one core of the machine that ran screc encodes {compact(had)} lookups/s; at the "
+            f"target clock the device takes {compact(needed)}/s"
             + (f", so it needs {needed / had:.1f} such cores" if 0 < had < needed else "")
         ),
         "auc_float": simulation["accuracy"]["auc_float"],
