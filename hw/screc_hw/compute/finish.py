@@ -21,14 +21,9 @@ from screc_hw.protocol import (
 from screc_hw.requantise import Requantise
 from screc_hw.stream import config_layout, index_bits
 
-__all__ = ["Finish", "finish_latency"]
+__all__ = ["Finish"]
 
 BASE_BITS = LAYER_FIELDS["destination_base"][1]
-
-
-def finish_latency() -> int:
-    """Cycles from an array column to its activation word: bias, then requantising."""
-    return 1 + Requantise.latency
 
 
 class Finish(wiring.Component):
@@ -36,7 +31,7 @@ class Finish(wiring.Component):
 
     One operation at a time: ``start`` comes after the last result of the operation before.
 
-    **Latency** 1 + ``Requantise.latency`` cycles from a column, one less from ``value``.
+    **Latency** :attr:`latency` cycles from a column to ``codes``, one less from ``value``.
     **Throughput** one result of every row per cycle. **Backpressure** none.
 
     Parameters
@@ -69,6 +64,8 @@ class Finish(wiring.Component):
     done : Out(1)
         The operation's last result has been written, wherever it went.
     """
+
+    latency = 1 + Requantise.latency
 
     config: stream.Interface
     start: Signal

@@ -5,11 +5,21 @@ from __future__ import annotations
 import dataclasses
 
 from screc_hw.model import ModelShape
-from screc_hw.numerics import ACC_BITS, SIGMOID_ENTRIES
+from screc_hw.numerics import ACC_BITS, INT8_MAX, SIGMOID_ENTRIES
 from screc_hw.resources import Resources, memory_blocks
 
 GROUP_COLUMNS = 8
 """Columns of a group: one 64-bit word of LOAD ``WEIGHTS``."""
+
+REQUANTISE_LATENCY = 7
+"""As ``requantise.Requantise.latency`` (that module needs Amaranth; a test compares the two)."""
+
+LINEAR_LATENCY = 16
+"""Cycles from a LINEAR's last input to the next operation's start, less one per column drained:
+memory 2, array 6, bias 1, requantising 7. Measured: tests/unit/test_compute_cycles.py."""
+
+FEATURE_WRITE_LATENCY = 2
+"""Cycles that a result for the feature buffer takes longer than one for the activation memory."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +46,11 @@ class ComputeParams:
         operations.
     dot
         Whether the interaction unit is built.
+
+    Raises
+    ------
+    ValueError
+        If a value cannot be built; the message names it and what would be valid.
     """
 
     rows: int
@@ -61,6 +76,17 @@ class ComputeParams:
         groups = self.columns // GROUP_COLUMNS
         if self.columns % GROUP_COLUMNS or groups < 1 or groups & (groups - 1):
             raise ValueError(f"columns must be 8 times a power of two, not {self.columns}")
+        for name in (
+            *("vector_words", "activation_words", "weight_words", "requantise_words"),
+            *("program_length", "max_k", "max_dim"),
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.max_dense < 0:
+            raise ValueError(f"max_dense must be at least 0, not {self.max_dense}")
+        longest = ((1 << (self.acc_bits - 1)) - 1) // INT8_MAX**2
+        if self.dot and self.max_dim > longest:
+            raise ValueError(f"max_dim must be at most {longest}, not {self.max_dim}")
         if self.dot_lanes > self.lanes:
             raise ValueError(f"dot_lanes {self.dot_lanes} must not exceed lanes {self.lanes}")
 
@@ -125,17 +151,29 @@ class ComputeParams:
         return a, b
 
     def cycles(self, model: ModelShape) -> float:
-        """Cycles of one sub-batch of ``rows`` samples, operations one after the other."""
-        total = 0.0
+        """Cycles of one sub-batch of ``rows`` samples whose inputs have arrived.
+
+        Operations run one after the other, so this is exact, and also the interval from sub-batch
+        to sub-batch as long as results are taken. A tile lasts ``k`` cycles, but the next one
+        begins no sooner than ``columns`` cycles after it.
+        """
+        total = 0
         for layer in (*model.bottom_layers, *model.top_layers):
             tiles = -(-layer.n // self.columns)
-            total += tiles * max(layer.k, min(layer.n, self.columns)) + self.columns + 16
-        if model.interaction == "dot":
-            total += (model.bottom[-1] if model.dense else 0) + 16
-            total += model.pairs * (model.vector_dims[0] // self.dot_lanes) + 16
-        else:
-            total += model.top_inputs + 16
-        return total
+            total += (tiles - 1) * max(layer.k, self.columns) + layer.k
+            total += layer.n - (tiles - 1) * self.columns + LINEAR_LATENCY
+        if model.bottom_layers:
+            total += FEATURE_WRITE_LATENCY
+        words = [-(-dim // self.lanes) for dim in model.vector_dims]
+        copies = words[:1] if model.dense else []
+        if model.pairs:
+            total += model.pairs * words[0] * (self.lanes // self.dot_lanes)
+            total += self.dot_latency + REQUANTISE_LATENCY + 1
+        elif model.interaction == "concat":
+            copies.append(sum(words[len(copies) :]))
+        for count in copies:
+            total += count * self.lanes + self.copy_latency + REQUANTISE_LATENCY + 1
+        return float(total)
 
     def resources(self) -> Resources:
         """Estimate: DSPs by count of multipliers (one INT8 product each for now)."""
