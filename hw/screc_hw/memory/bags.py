@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -77,7 +77,7 @@ class BagCheck(wiring.Component):
                 (new.lookup.sample == old.lookup.sample)
                 & (new.lookup.feature == old.lookup.feature)
             ),
-            ends.eq(old.lookup.last | (new_valid & Mux(new_wrong, new_final, ~same))),
+            ends.eq(old.lookup.last | (new_valid & ~same)),
             self.o.valid.eq(old_valid & (old.lookup.last | (new_valid & (~new_wrong | new_final)))),
             self.o.payload.rank.eq(old.lookup.rank),
             self.o.payload.staged.eq(old.lookup.staged),

@@ -214,7 +214,6 @@ class MemoryCore(wiring.Component):
             check.busy,
             checked_skid.o.valid,
             remap.busy,
-            request_skid.o.valid,
             master.busy,
             slicer.busy,
             pool.busy,
