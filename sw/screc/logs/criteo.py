@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from screc.logs.delimited import Cells, IdColumn, blocks_from, cut, read_ids
-from screc.logs.digits import Fields
 from screc.logs.ids import IdMap
 from screc.logs.lines import blocks, count_lines
 from screc.logs.values import log_dense
@@ -56,12 +55,9 @@ class CriteoReader:
             yield batch.slice(skip, len(batch))
 
     def _dense_features(self, cells: Cells) -> NDArray[np.float32]:
-        columns = slice(1, 1 + self._dense)
-        starts, lengths = cells.starts[columns], cells.lengths[columns]
-        data = np.frombuffer(cells.block.data, np.uint8)
-        minus = (data[starts] == ord("-")).astype(np.int64)
-        values, bad = Fields(cells.block.data, starts + minus, lengths - minus).decimal()
-        bad |= (minus == 1) & (lengths == 1)
+        fields, minus = cells.signed(range(1, 1 + self._dense))
+        values, bad = fields.decimal()
+        bad |= (minus == 1) & (fields.lengths == 0)
         if bad.any():
             line, column = np.argwhere(bad.T)[0]
             raise cells.error(1 + int(column), int(line), "is not a whole number")

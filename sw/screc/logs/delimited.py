@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from screc.errors import ConfigError
-from screc.logs.digits import Fields
+from screc.logs.digits import Fields, Text
 from screc.logs.ids import RawBags, id_numbers
 from screc.logs.lines import Block
 
@@ -29,6 +30,10 @@ class Cells:
     starts: Ints
     lengths: Ints
 
+    @cached_property
+    def _text(self) -> Text:
+        return Text(self.block.data)
+
     def __len__(self) -> int:
         return self.starts.shape[1]
 
@@ -44,7 +49,14 @@ class Cells:
     def fields(self, columns: Sequence[int]) -> Fields:
         """Return the cells of some columns as ``(columns, lines)`` numbers to be."""
         picked = list(columns)
-        return Fields(self.block.data, self.starts[picked], self.lengths[picked])
+        return Fields(self._text, self.starts[picked], self.lengths[picked])
+
+    def signed(self, columns: Sequence[int]) -> tuple[Fields, Ints]:
+        """Return some columns without their minus signs, and where those are: 1, else 0."""
+        picked = list(columns)
+        starts, lengths = self.starts[picked], self.lengths[picked]
+        minus = (np.frombuffer(self.block.data, np.uint8)[starts] == ord("-")).astype(np.int64)
+        return Fields(self._text, starts + minus, lengths - minus), minus
 
     def texts(self, column: int) -> list[str]:
         """Return the cells of one column as text."""

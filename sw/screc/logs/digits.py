@@ -16,41 +16,44 @@ WIDTH = 8
 """Characters of a word; longer fields are read one by one."""
 
 _BAD = 0x80
-_VALUES = np.full(256, _BAD, np.uint8)
-_VALUES[ord("0") : ord("9") + 1] = range(10)
-_VALUES[ord("a") : ord("f") + 1] = range(10, 16)
-_VALUES[ord("A") : ord("F") + 1] = range(10, 16)
+_VALUES = bytes(
+    int(chr(byte), 16) if chr(byte) in "0123456789abcdefABCDEF" else _BAD for byte in range(256)
+)
 
 
 def _every(byte: int) -> np.uint64:
     return np.uint64(byte * 0x0101010101010101)
 
 
+class Text:
+    """A block of text that numbers are read from."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        values = data.translate(_VALUES) + bytes(WIDTH)
+        # the 8 bytes from every byte on
+        self.words = np.ndarray((len(data) + 1,), np.dtype("<u8"), values, strides=(1,))
+
+
 class Fields:
-    """Fields of a block of text: the characters ``[starts, starts + lengths)``.
+    """Fields of a text: the characters ``[starts, starts + lengths)``.
 
     Parameters
     ----------
-    data
-        The block.
+    text
+        The text.
     starts, lengths
         int64, of one shape; lengths may be 0.
     """
 
-    def __init__(self, data: bytes, starts: Ints, lengths: Ints) -> None:
-        self._data = data
+    def __init__(self, text: Text, starts: Ints, lengths: Ints) -> None:
+        self._data = text.data
         self._starts = starts
         self._lengths = lengths
-        values = np.zeros(len(data) + WIDTH, np.uint8)
-        np.take(_VALUES, np.frombuffer(data, np.uint8), out=values[: len(data)])
-        at_any_byte = np.ndarray((len(data) + 1,), np.dtype("<u8"), values, strides=(1,))
-        # shifting moves a short field's last character to the top byte, and zeros in before it
-        short = np.clip(WIDTH - lengths, 0, WIDTH).astype(np.uint64) * np.uint64(8)
-        empty = lengths == 0
-        words = at_any_byte[starts]
-        np.left_shift(words, np.where(empty, np.uint64(0), short), out=words)
-        words[empty] = 0
-        self._words: Words = words
+        # a short field moves up until its last character is in the top byte, zeros below it; an
+        # empty one moves out, as numpy gives 0 for a shift by all bits
+        empty_bytes = (WIDTH - np.minimum(lengths, WIDTH)).astype(np.uint64)
+        self._words: Words = text.words[starts] << (empty_bytes * np.uint64(8))
 
     def text(self, index: tuple[np.intp, ...]) -> str:
         """Characters of one field."""

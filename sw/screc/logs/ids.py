@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from polars.exceptions import PolarsError
 
 from screc.errors import ConfigError
-from screc.logs.digits import Fields
+from screc.logs.digits import Fields, Text
 from screc_hw.model import ModelShape
 from screc_sim.samples import Bags
 
@@ -245,5 +245,5 @@ def text_numbers(
     encoded = [text.encode() for text in texts]
     lengths = np.array([len(text) for text in encoded], np.int64)
     starts = np.cumsum(lengths) - lengths
-    fields = Fields(b"".join(encoded), starts, lengths)
+    fields = Fields(Text(b"".join(encoded)), starts, lengths)
     return id_numbers(fields, hashes=hashes, hexadecimal=hexadecimal)

@@ -11,7 +11,7 @@ from typing import BinaryIO, cast
 
 from screc.errors import ConfigError
 
-BLOCK_BYTES = 1 << 22
+BLOCK_BYTES = 1 << 20
 """Bytes read at a time."""
 
 GZIP_MAGIC = b"\x1f\x8b"

@@ -45,7 +45,9 @@ def scatter(ranks: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
     step = max(1, round(rows * GOLDEN_SHARE))
     while math.gcd(step, rows) != 1:
         step += 1
-    return ranks * step % rows
+    # unsigned: the product of two 32-bit numbers
+    spread = ranks.astype(np.uint64) * np.uint64(step) % np.uint64(rows)
+    return spread.astype(np.int64)
 
 
 def bag_lengths(rng: np.random.Generator, count: int, pooling: float) -> NDArray[np.int64]:
