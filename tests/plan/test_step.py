@@ -112,7 +112,11 @@ def test_a_wish_restricts_the_tiers_of_its_table(problem, wish, dram, ssd):
         (["plan.table.0.tt_rank=8"], "table.0.tt_rank: table 'a': not built yet"),
         (["plan.table.0.replicate=true"], "table.0.replicate: table 'a': not built yet"),
         (["plan.table.0.pin=ssd"], "table.0.pin: .*ssd_kiops, as measured"),
-        (["plan.table.0.pin=ssd", "plan.table.0.tiers=['dram']"], "one of its tiers"),
+        (["plan.table.0.pin=dram", "plan.table.0.tiers=['ssd']"], "no SSD to use"),
+        (
+            ["plan.table.0.pin=dram", "plan.table.0.tiers=['ssd']", "device.0.ssd_kiops=9"],
+            "must be one of its tiers .'ssd'., not 'dram'",
+        ),
         (["plan.split=false", "plan.cores.memory=2"], "plan.cores.memory: without split"),
         (["plan.cores.rows=12"], "plan.cores.rows: must be a power of two, not 12"),
     ],
