@@ -98,12 +98,12 @@ class ComputeCore(wiring.Component):
         m = Module()
         p = self._params
         m.submodules.sequencer = sequencer = Sequencer(p)
-        m.submodules.linear = linear = LinearIssue(p)
-        m.submodules.feature = feature = FeatureIssue(p)
+        m.submodules.linear_issue = linear = LinearIssue(p)
+        m.submodules.feature_issue = feature = FeatureIssue(p)
         m.submodules.array = array = SystolicArray(p)
         m.submodules.finish = finish = Finish(p)
-        m.submodules.output = output = ResultOutput(p)
-        m.submodules.words = words = SkidBuffer(feature_write_layout(p))
+        m.submodules.records = output = ResultOutput(p)
+        m.submodules.word_buffer = words = SkidBuffer(feature_write_layout(p))
         wiring.connect(m, wiring.flipped(self.words), words.i)
         wiring.connect(m, output.results, wiring.flipped(self.results))
 

@@ -97,7 +97,8 @@ class Sequencer(wiring.Component):
         slots_complete = Signal(range(p.slots + 1))
         start, finish = Signal(), Signal()
         m.d.comb += [
-            start.eq(~running & self._inputs_there(m, slots_complete)),
+            # whatever an unloaded program holds, nothing starts before something has arrived
+            start.eq(self.pending & ~running & self._inputs_there(m, slots_complete)),
             finish.eq(running & self.done),
             self.start_linear.eq(start & (op.operation == Operation.LINEAR)),
             self.start_feature.eq(start & (op.operation != Operation.LINEAR)),
