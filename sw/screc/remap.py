@@ -34,9 +34,10 @@ HEADER_BYTES = PAGE_BYTES
 """The file's header: :data:`MAGIC`, then JSON, padded with blanks."""
 
 WORD_BITS = 64
-BLOCK_WORDS = 4
-BLOCK_BITS = WORD_BITS * BLOCK_WORDS
-"""Bits of the bitmap per directory entry: half a cache line, at most 3 words to count."""
+BLOCK_LOG2 = 8
+BLOCK_BITS = 1 << BLOCK_LOG2
+BLOCK_WORDS = BLOCK_BITS // WORD_BITS
+"""Words of the bitmap per directory entry: half a cache line."""
 
 MAX_ROWS = (1 << 32) - 1
 """Ranks are unsigned 32-bit."""
@@ -49,6 +50,18 @@ WORDS_AT_ONCE = 1 << 17
 
 Words = NDArray[np.uint64]
 Counts = NDArray[np.uint32]
+
+_BITS_BELOW: Words = np.array(
+    [
+        [
+            (1 << min(max(place - first, 0), WORD_BITS)) - 1
+            for first in range(0, BLOCK_BITS, WORD_BITS)
+        ]
+        for place in range(BLOCK_BITS)
+    ],
+    np.uint64,
+)
+"""Masks of the bits before each place of a block, ``(256, 4)``."""
 
 
 class TableRemap:
@@ -68,9 +81,11 @@ class TableRemap:
 
     def __init__(self, rows: int, words: Words, directory: Counts, hot_rank: Counts) -> None:
         self._rows = rows
-        self._words = words
-        self._directory = directory
-        self._hot_rank = hot_rank
+        # plain views: indexing a memory map costs more
+        self._words = np.asarray(words)
+        self._blocks = self._words.reshape(-1, BLOCK_WORDS)
+        self._directory = np.asarray(directory)
+        self._hot_rank = np.asarray(hot_rank)
 
     @classmethod
     def build(cls, rows: int, hot_ids: NDArray[np.int64]) -> TableRemap:
@@ -149,19 +164,20 @@ class TableRemap:
         return ranks
 
     def _rank(self, ids: NDArray[np.int64], out: Counts) -> None:
-        word = ids >> 6
-        bits = np.take(self._words, word)
-        bit = (ids & (WORD_BITS - 1)).view(np.uint64)
-        below = bits & ((np.uint64(1) << bit) - np.uint64(1))
-        position = np.bitwise_count(below).astype(np.int64)
-        position += np.take(self._directory, ids >> 8)
-        within = word & (BLOCK_WORDS - 1)
-        for step in range(1, BLOCK_WORDS):
-            earlier = np.take(self._words, np.maximum(word - step, 0))
-            position += np.bitwise_count(earlier) * (within >= step)
-        np.copyto(out, (ids - position + self.hot).astype(np.uint32))
-        is_hot = (bits >> bit) & np.uint64(1) != 0
-        out[is_hot] = self._hot_rank[position[is_hot]]
+        block, place = ids >> BLOCK_LOG2, ids & (BLOCK_BITS - 1)
+        before = np.take(self._blocks, block, axis=0)
+        before &= np.take(_BITS_BELOW, place, axis=0)
+        # four counts side by side in 32 bits: multiplying adds them up in the top byte, as at most
+        # 255 bits are before a place
+        counts = np.bitwise_count(before).view(np.uint32).reshape(-1)
+        position = counts * np.uint32(0x01010101) >> np.uint32(24)
+        position += np.take(self._directory, block)
+        np.subtract(ids.astype(np.uint32), position, out=out)
+        out += np.uint32(self.hot)
+        word = np.take(self._words, ids >> 6)
+        bit = (place & (WORD_BITS - 1)).view(np.uint64)
+        is_hot = np.flatnonzero((word >> bit) & np.uint64(1))
+        out[is_hot] = np.take(self._hot_rank, position[is_hot])
 
     def ids(self, ranks: NDArray[Any]) -> NDArray[np.int64]:
         """Id of every rank, int64 ``(n,)``: the inverse of :meth:`ranks`.
