@@ -385,6 +385,8 @@ def run(
             ctx.set(core.clear, int(clear and finished()))
             for name in ("range_errors", "lookups", "beats", "stalls", "axi_error", "idle"):
                 counters[name] = ctx.get(getattr(core, name))
+            if counters["idle"] and counters["lookups"] == bench.lookups:
+                assert len(partials) >= wanted, "idle with partials to come"
 
     collect = collector(core.partials, partials, back, 3, decode(bench.params))
 
