@@ -1,5 +1,6 @@
 """Requests, read back by a decoder of their own and gathered by hand."""
 
+import dataclasses
 import struct
 
 import numpy as np
@@ -170,3 +171,15 @@ def test_a_wrong_batch_is_refused(tmp_path, change, message):
     compiled = compile_small(tmp_path)
     with pytest.raises(ConfigError, match=message):
         encode(compiled, change(random_batch(SHAPE, 4, 1)))
+
+
+def test_a_model_without_dense_features_has_no_dense_words(tmp_path):
+    shape = dataclasses.replace(SHAPE, dense=0, bottom=())
+    compiled = compile_small(tmp_path, shape=shape)
+    batch = random_batch(shape, 9, 2)
+    ((words, body),) = split_blocks(encode(compiled, batch).queue)
+    assert words[7] == 0
+    assert len(body) == 64 + 2 * 192
+    assert (
+        gather(compiled, encode(compiled, batch))[0].keys() == golden_sums(compiled, batch).keys()
+    )

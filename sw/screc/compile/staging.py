@@ -155,6 +155,10 @@ class Stager:
         StagingFullError
             If a ring is too full; nothing is placed then.
         """
+        if not len(ranks):
+            self._in_flight.append([ring.head for ring in self._rings])
+            none = np.zeros(0, np.int64)
+            return Staged(none, none, none, (), 0)
         layout = self._layout
         rows, inverse = np.unique(tables << 32 | ranks, return_inverse=True)
         table, rank = rows >> 32, rows & 0xFFFFFFFF
