@@ -95,7 +95,7 @@ class Admit(wiring.Component):
         params = self._params
         row = Signal(range(params.rows))
         feature = Signal(range(params.max_features))
-        features = Signal.like(self.features)
+        final = Signal.like(self.features)  # index of the last feature
         m.submodules.zeros = zeros = Queue(zero_layout(params), ZERO_QUEUE)
         room = Signal()
         m.d.sync += room.eq(zeros.level <= ZERO_QUEUE - 4)
@@ -110,7 +110,7 @@ class Admit(wiring.Component):
                     self.count.eq(self.features << (params.rows - 1).bit_length()),
                 ]
                 with m.If(self.started):
-                    m.d.sync += [features.eq(self.features), row.eq(0), feature.eq(0)]
+                    m.d.sync += [final.eq(self.features - 1), row.eq(0), feature.eq(0)]
                     m.next = "Bags"
                     with m.If(self.features == 0):
                         m.next = "Admit"
@@ -118,7 +118,7 @@ class Admit(wiring.Component):
                 m.d.comb += [self.bags.ready.eq(room), take.eq(self.bags.valid & room)]
                 with m.If(take):
                     m.d.sync += feature.eq(feature + 1)
-                    with m.If(feature == features - 1):
+                    with m.If(feature == final):
                         m.d.sync += [feature.eq(0), row.eq(row + 1)]
                         with m.If(row == params.rows - 1):
                             m.next = "Admit"
@@ -148,8 +148,11 @@ class Admit(wiring.Component):
         available = Array(Signal(init=1, name=f"available_{c}") for c in range(self._cores))
         for c in range(self._cores):
             free = Signal(range(size + 1), init=size, name=f"free_{c}")
-            after = free - (self.started & (core == c)) + self.release[c]
-            m.d.sync += [free.eq(after), available[c].eq(after != 0)]
+            m.d.sync += [
+                free.eq(free - (self.started & (core == c)) + self.release[c]),
+                # a cycle late, as the next sub-batch may begin two cycles after this one
+                available[c].eq(free != 0),
+            ]
         return available[core]
 
     def _find_empty(

@@ -182,12 +182,14 @@ class Combiner(wiring.Component):
                 self.words[core].valid.eq(output.o.valid),
                 self.words[core].payload.eq(output.o.payload.write),
                 output.o.ready.eq(self.words[core].ready),
-                complete.start.eq(admit.started & (admit.slot[:core_bits] == core)),
-                complete.count.eq(admit.count),
                 complete.bag.eq(output.o.valid & output.o.ready & output.o.payload.last),
                 complete.slot.eq(output.o.payload.write.slot),
                 self.complete[core].eq(complete.complete),
                 admit.release[core].eq(self.release[core]),
+            ]
+            m.d.sync += [
+                complete.start.eq(admit.started & (admit.slot[:core_bits] == core)),
+                complete.count.eq(admit.count),
             ]
             ready.append(output.i.ready & mine)
             idle.append(complete.idle)

@@ -137,7 +137,6 @@ class HeaderCheck(wiring.Component):
         ok = self._counts(m, words)
         fields = self.fields
         m.d.comb += [
-            fields.run.eq(words[Header.VERSION_OPCODE][OPCODE_SHIFT:] == Opcode.RUN),
             fields.opcode.eq(words[Header.VERSION_OPCODE][OPCODE_SHIFT:]),
             fields.id.eq(words[Header.BLOCK_ID]),
             fields.offset.eq(words[Header.RESULT_OFFSET]),
@@ -154,6 +153,7 @@ class HeaderCheck(wiring.Component):
         fits, whole = Signal(), Signal()
         wrong = Signal(8)
         m.d.sync += [
+            fields.run.eq(words[Header.VERSION_OPCODE][OPCODE_SHIFT:] == Opcode.RUN),
             fits.eq((fields.beats == beats) & (words[Header.BLOCK_BYTES][:BEAT_LOG2] == 0)),
             whole.eq(fields.beats <= self.left),
             wrong.eq(

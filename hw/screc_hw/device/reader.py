@@ -27,7 +27,7 @@ __all__ = ["RequestReader"]
 HALF, FULL, DENSE = range(3)
 """Kinds of words: 32 bits, 64 bits, one byte per row."""
 
-MAX_BLOCKS = 1 << 16
+MAX_BLOCKS = 1 << 8
 """Blocks under way, far more than the pipeline and the writer's queue can hold."""
 
 
@@ -374,9 +374,9 @@ class RequestReader(wiring.Component):
         m.d.sync += [summed.eq(0), self.config.valid.eq(0)]
         m.d.comb += [checksum.data.eq(config.data), checksum.valid.eq(summed)]
         with m.State("Wait"):
+            m.d.comb += checksum.start.eq(1)
             m.d.sync += address.eq(block.address)
             with m.If(walk.under_way == 0):
-                m.d.comb += checksum.start.eq(1)
                 m.next = "Load"
         with m.State("Load"):
             m.d.comb += [
