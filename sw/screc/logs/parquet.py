@@ -66,7 +66,7 @@ class ParquetReader:
             for begin in range(0 if self._ids.in_order else skip, size, CHUNK_SAMPLES):
                 frame = (
                     pl.scan_parquet(path)
-                    .select(dict.fromkeys(self._columns.names))
+                    .select(list(dict.fromkeys(self._columns.names)))
                     .slice(begin, CHUNK_SAMPLES)
                     .collect()
                 )

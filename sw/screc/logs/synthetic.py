@@ -25,19 +25,33 @@ GOLDEN_SHARE = (math.sqrt(5) - 1) / 2
 def zipf_ranks(
     rng: np.random.Generator, count: int, rows: int, exponent: float
 ) -> NDArray[np.int64]:
-    """Draw ranks ``0..rows-1`` with probability close to ``(rank + 1) ** -exponent``.
+    """Draw ranks ``0..rows-1``, int64 ``(count,)``, of weight ``(rank + 1) ** -exponent``.
 
-    By inverting the integral of ``x ** -exponent`` over ``[1/2, rows + 1/2]``: each rank gets the
-    integral around it, which is the midpoint rule for its weight.
+    By rejection-inversion: ``x`` is drawn below the curve ``x ** -exponent``, whose area around
+    each whole number is a little more than that number's weight, and rejected accordingly.
+
+    References
+    ----------
+    Hörmann, Derflinger: Rejection-inversion to generate variates from monotone discrete
+    distributions, ACM TOMACS 1996.
     """
-    u = rng.random(count)
-    low, high = 0.5, rows + 0.5
-    if exponent == 1:
-        x = low * (high / low) ** u
-    else:
-        power = 1 - exponent
-        x = (low**power + u * (high**power - low**power)) ** (1 / power)
-    return np.clip(np.rint(x).astype(np.int64), 1, rows) - 1
+    power = 1 - exponent
+
+    def area(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.log(x) if power == 0 else x**power / power
+
+    low, high = area(np.array([0.5, rows + 0.5]))
+    drawn = [np.empty(0, np.int64)]
+    left = count
+    while left:
+        y = low + rng.random(left) * (high - low)
+        x = np.exp(y) if power == 0 else (y * power) ** (1 / power)
+        number = np.clip(np.rint(x), 1, rows)
+        around = area(number + 0.5) - area(number - 0.5)
+        kept = number[rng.random(left) * around <= number**-exponent]
+        drawn.append(kept.astype(np.int64) - 1)
+        left -= len(kept)
+    return np.concatenate(drawn)
 
 
 def scatter(ranks: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
