@@ -115,11 +115,11 @@ def _keys(data: Any, fault: Mapping[str, Any]) -> list[int | str]:
     return keys
 
 
-def _records(annotation: Any) -> list[type[Record]]:
+def records_of(annotation: Any) -> list[type[Record]]:
     """Records that a field of this annotation may hold."""
     if isinstance(annotation, type) and issubclass(annotation, Record):
         return [annotation]
-    return [found for part in get_args(annotation) for found in _records(part)]
+    return [found for part in get_args(annotation) for found in records_of(part)]
 
 
 def _siblings(record: type[Record], keys: Sequence[int | str]) -> list[str]:
@@ -128,7 +128,7 @@ def _siblings(record: type[Record], keys: Sequence[int | str]) -> list[str]:
     for key in keys[:-1]:
         if isinstance(key, str):
             fields = [outer.model_fields[key] for outer in current if key in outer.model_fields]
-            current = [inner for field in fields for inner in _records(field.annotation)]
+            current = [inner for field in fields for inner in records_of(field.annotation)]
     return [name for outer in current for name in outer.model_fields]
 
 

@@ -111,17 +111,25 @@ class DeviceConfig(Record):
     count: int = Field(default=1, ge=1)
     """How many there are."""
     lut: int | None = Field(default=None, ge=1)
-    """LUTs that a kernel may use; ``ff`` to ``uram`` likewise."""
+    """LUTs that a kernel may use."""
     ff: int | None = Field(default=None, ge=1)
+    """Flip-flops likewise."""
     dsp: int | None = Field(default=None, ge=1)
+    """DSP48E2 likewise."""
     bram36: int | None = Field(default=None, ge=1)
+    """RAMB36 likewise."""
     uram: int | None = Field(default=None, ge=0)
+    """URAM288 likewise."""
     lut_fill: float | None = Field(default=None, gt=0, le=1)
-    """Share of the LUTs that is planned with; ``ff_fill`` to ``uram_fill`` likewise."""
+    """Share of the LUTs that is planned with."""
     ff_fill: float | None = Field(default=None, gt=0, le=1)
+    """Share of the flip-flops."""
     dsp_fill: float | None = Field(default=None, gt=0, le=1)
+    """Share of the DSP48E2."""
     bram_fill: float | None = Field(default=None, gt=0, le=1)
+    """Share of the RAMB36."""
     uram_fill: float | None = Field(default=None, gt=0, le=1)
+    """Share of the URAM288."""
     channels: int | None = Field(default=None, ge=1)
     """Memory channels."""
     dram_gib: float | None = Field(default=None, gt=0)
@@ -129,10 +137,13 @@ class DeviceConfig(Record):
     peak_gbs: float | None = Field(default=None, gt=0)
     """Peak of one memory channel, in GB/s."""
     random_64_gbs: float | None = Field(default=None, gt=0)
-    """GB/s of one channel on random rows of 64 bytes; likewise the next three."""
+    """GB/s of one channel on random rows of 64 bytes."""
     random_128_gbs: float | None = Field(default=None, gt=0)
+    """... of 128 bytes."""
     random_256_gbs: float | None = Field(default=None, gt=0)
+    """... of 256 bytes."""
     random_512_gbs: float | None = Field(default=None, gt=0)
+    """... of 512 bytes."""
     ssd_gib: float | None = Field(default=None, gt=0)
     """SSD, in GiB; needs ``p2p_gbs`` on a card that has none of its own."""
     ssd_kiops: float | None = Field(default=None, gt=0)

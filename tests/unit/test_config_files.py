@@ -1,12 +1,14 @@
 """Configuration files: what is read, what wins, and what every error says."""
 
+import runpy
 from pathlib import Path
 
 import pytest
 
-from screc.config import dump_config, load_config, model_shape
+from screc.config import Config, dump_config, load_config, model_shape
+from screc.config_validation import records_of
 from screc.errors import ConfigError
-from screc.models import preset_names, preset_shape, read_model
+from screc.models import ModelFile, preset_names, preset_shape, read_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -160,7 +162,7 @@ def test_shape_follows_the_file(case):
                 "csv, npz, parquet, libsvm, synthetic"
             ),
         ),
-        ("log.ids=modul", "config.toml: log.ids: 'modul' is not valid; did you mean 'modulo'?"),
+        ("log.ids=modulus", "config.toml: log.ids: 'modulus' is not valid; did you mean 'modulo'?"),
         ("log.ids={fil='x'}", "config.toml: log.ids.fil: unknown key; did you mean 'file'?"),
         ("log.profile=0.9", "config.toml: log: profile + holdout must be at most 1, not 0.9 + 0.5"),
         ("log.format=csv", 'config.toml: log: format = "csv" needs a path'),
@@ -335,3 +337,21 @@ def test_examples_are_valid(path):
         read_model(path)
     else:
         assert model_shape(load_config(path)).tables
+
+
+def test_tables_of_the_documentation_are_up_to_date():
+    module = runpy.run_path(str(ROOT / "scripts" / "configuration.py"))
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    assert module["render"](page) == page
+
+
+@pytest.mark.parametrize("record", [Config, ModelFile])
+def test_every_key_is_described(record):
+    def undescribed(record, prefix):
+        for name, field in record.model_fields.items():
+            if not field.description:
+                yield f"{prefix}{name}"
+            for inner in records_of(field.annotation):
+                yield from undescribed(inner, f"{prefix}{name}.")
+
+    assert list(undescribed(record, "")) == []
