@@ -1,5 +1,6 @@
 """The emitted core: clean code, and the same integers in Verilator and Icarus."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from screc_hw.compute.core import ComputeCore
 from screc_hw.emit import emit_systemverilog, lint
-from screc_hw.netlist import check_netlist
+from screc_hw.netlist import check_netlist, convert, run_yosys
 from screc_sim.runner import build, run
 from tests.support.compute_tb import case
 
@@ -32,6 +33,19 @@ def test_equal_parts_are_emitted_once(files):
     names = {path.stem for path in files}
     assert "compute_core_row_0" in names
     assert "compute_core_row_1" not in names
+
+
+@pytest.mark.parametrize("more", [{}, {"dot_lanes": 4, "rows": 2}, {"dot": False, "columns": 8}])
+def test_multipliers_are_counted_as_built(more):
+    params = dataclasses.replace(case()[1], **more)
+    netlist = convert(ComputeCore(params), name="core")
+    (text,) = run_yosys(
+        netlist.text,
+        "hierarchy -top core; proc; flatten; tee -q -o stat.json stat -json",
+        "stat.json",
+    )
+    cells = json.loads(text)["design"]["num_cells_by_type"]
+    assert cells["$mul"] == params.multipliers == params.resources().dsp
 
 
 @pytest.mark.cosim

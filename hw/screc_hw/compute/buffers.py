@@ -291,7 +291,6 @@ class DenseRing(wiring.Component):
         m.submodules.store = store = WordMemory(width=8 * self._params.rows, depth=depth)
         write, read, run = Signal(range(depth)), Signal(range(depth)), Signal(range(depth))
         following = Signal(range(depth))
-        level = Signal.like(self.level)
         push = Signal()
         m.d.comb += [
             push.eq(self.i.valid & self.i.ready),
@@ -301,9 +300,13 @@ class DenseRing(wiring.Component):
             store.address.eq(read),
             self.data.eq(store.data),
             following.eq(Mux(read == depth - 1, 0, read + 1)),
-            level.eq(self.level + push - (self.advance & self.pop)),
         ]
-        m.d.sync += [self.level.eq(level), self.i.ready.eq(level != depth)]
+        # a word given back makes room a cycle later than it could: a shorter path
+        full = (self.level == depth) | (push & (self.level == depth - 1))
+        m.d.sync += [
+            self.level.eq(self.level + push - (self.advance & self.pop)),
+            self.i.ready.eq(~full),
+        ]
         with m.If(push):
             m.d.sync += write.eq(Mux(write == depth - 1, 0, write + 1))
         with m.If(self.advance):

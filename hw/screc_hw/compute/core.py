@@ -136,13 +136,20 @@ class ComputeCore(wiring.Component):
             output.codes.eq(finish.codes),
             self.release.eq(sequencer.release),
         ]
-        m.d.sync += [
-            self.busy.eq(self.busy + sequencer.pending),
-            self.active.eq(self.active + linear.issue.valid),
-            self.waiting.eq(self.waiting + sequencer.waiting),
-            self.idle.eq(~sequencer.pending & output.idle & ~words.o.valid),
-        ]
+        self._counters(m, sequencer, linear)
+        m.d.sync += self.idle.eq(~sequencer.pending & output.idle & ~words.o.valid)
         return m
+
+    def _counters(self, m: Module, sequencer: Sequencer, linear: LinearIssue) -> None:
+        """Count; the events are registered, to keep the counters out of their paths."""
+        events = (
+            (self.busy, sequencer.pending),
+            (self.active, linear.issue.valid),
+            (self.waiting, sequencer.waiting),
+        )
+        for counter, event in events:
+            seen = Signal(name="seen")
+            m.d.sync += [seen.eq(event), counter.eq(counter + seen)]
 
     def _config(self, m: Module) -> stream.Interface:
         """Register the LOAD words on their way to the memories."""

@@ -7,6 +7,7 @@ from amaranth.lib import data, memory, wiring
 from amaranth.lib.data import View
 from amaranth.lib.wiring import In, Out
 
+from screc_hw.compute.buffers import new_memory
 from screc_hw.compute.layouts import feature_port_layout, read_layout
 from screc_hw.compute.params import ComputeParams
 
@@ -53,8 +54,7 @@ class FeatureRow(wiring.Component):
         """Build the memory, the shift registers and the multipliers."""
         m = Module()
         p = self._params
-        store: memory.Memory = memory.Memory(shape=8 * p.lanes, depth=p.feature_words, init=[])
-        m.submodules.store = store
+        m.submodules.store = store = new_memory(8 * p.lanes, p.feature_words)
         write_port = store.write_port(granularity=8)
         write = Signal.like(self.write, name="write_held")
         # copies of the control lines: every row loads its own
