@@ -11,8 +11,10 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
+import inspect
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -197,6 +199,7 @@ def build(
         top,
         args,
         waves,
+        inspect.getsource(for_icarus) if simulator == "icarus" else VISIBLE,
     ]
     digest.update(json.dumps(key).encode())
     ordered = sorted(sources, key=lambda path: path.name)
@@ -227,6 +230,27 @@ def _prune(cache: Path) -> None:
         Path(f"{folder}.lock").unlink(missing_ok=True)
 
 
+ALWAYS_COMB = re.compile(r"\balways_comb\s+begin\b")
+MODULE = re.compile(r"^\s*module\b.*?^\s*endmodule\b", re.MULTILINE | re.DOTALL)
+
+
+def for_icarus(text: str) -> str:
+    """Rewrite the ``always_comb`` processes of a file for Icarus; they mean the same.
+
+    Icarus 11 runs ``always_comb`` at time 0 through one event that all processes share, and with
+    it wakes neighbours whose inputs did not change; where two processes feed each other in
+    different bits, time 0 never ends. ``always @*`` wakes rightly but does not run at time 0, so
+    every process also reads a register that changes then.
+    """
+
+    def module(match: re.Match[str]) -> str:
+        body, count = ALWAYS_COMB.subn("always @* begin if (icarus_started) begin end", match[0])
+        first = "reg icarus_started = 0;\n  initial icarus_started <= 1;\n  always @*"
+        return body.replace("always @*", first, 1) if count else match[0]
+
+    return MODULE.sub(module, text)
+
+
 def _compile(
     simulator: str,
     sources: Sequence[Path],
@@ -249,6 +273,10 @@ def _compile(
         visible = folder / "visible.vlt"
         visible.write_text(VISIBLE.format(top=top))
         files.insert(0, visible)
+    else:
+        files = [folder / path.name for path in sources]
+        for path, copy in zip(sources, files, strict=True):
+            copy.write_text(for_icarus(path.read_text(encoding="utf-8")), encoding="utf-8")
     with _environment(**environment):
         runner = get_runner(simulator)
         try:

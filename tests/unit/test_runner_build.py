@@ -79,3 +79,13 @@ def test_a_failing_test_bench_is_an_error_with_the_log(source, tmp_path):
     build = runner.build("icarus", [source], "tiny", cache=tmp_path / "cache")
     with pytest.raises(runner.SimulationError, match=r"run of no_such_module failed"):
         runner.run(build, tmp_path / "run", "no_such_module")
+
+
+def test_icarus_gets_processes_that_run_at_time_zero():
+    text = "module a(input x);\n  always_comb begin\n  end\n  always_comb begin\n  end\nendmodule\n"
+    plain = "module b(input x);\nendmodule\n"
+    done = runner.for_icarus(text + plain)
+    assert done.count("initial icarus_started <= 1;") == 1
+    assert done.count("always @* begin if (icarus_started) begin end") == 2
+    assert "always_comb" not in done
+    assert done.endswith(plain)
