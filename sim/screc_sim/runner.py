@@ -110,18 +110,24 @@ def verilator_program() -> Path:
 
 
 def _version(simulator: str) -> str:
-    """Version text of the simulator, part of a build's key."""
-    if simulator == "verilator":
-        for tool, get in (("make", "apt install make"), ("c++", "apt install g++")):
-            if shutil.which(tool) is None:
-                raise SimulatorMissingError(tool, get)
-        command = [str(verilator_program()), "--version"]
-    else:
+    """Name and version of the simulator, part of a build's key."""
+    if simulator == "icarus":
         if shutil.which("iverilog") is None:
             raise SimulatorMissingError("iverilog", "apt install iverilog")
-        command = ["iverilog", "-V"]
+        return _first_line("iverilog", "-V")
+    for tool, get in (("make", "apt install make"), ("c++", "apt install g++")):
+        if shutil.which(tool) is None:
+            raise SimulatorMissingError(tool, get)
+    program = verilator_program()
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        if "site-packages" in program.parts:  # the package's program tells no version of its own
+            return f"Verilator {importlib.metadata.version('verilator')}"
+    return _first_line(str(program), "--version")
+
+
+def _first_line(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.partition("\n")[0].strip()
+    return done.stdout.partition("\n")[0].removesuffix(" ()").strip()
 
 
 def simulator_version(simulator: str) -> str:

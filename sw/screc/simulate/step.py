@@ -17,6 +17,7 @@ from screc import files
 from screc.compile.requests import RequestEncoder
 from screc.errors import CheckError, ToolchainError
 from screc.flow import Context
+from screc.logs import open_log
 from screc.simulate.verdict import Verdict, check
 from screc.simulate.workload import Workload, build_workload
 from screc.weights import Weights, load_weights
@@ -125,8 +126,6 @@ def run(ctx: Context) -> None:
 
 def _samples(ctx: Context) -> SampleBatch:
     """Return the first samples of the hold-out part."""
-    from screc.logs import open_log
-
     log = open_log(ctx.config.log, ctx.shape, seed=ctx.config.model.seed)
     return log.holdout().take(ctx.config.simulate.samples)
 
