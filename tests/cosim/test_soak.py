@@ -1,0 +1,42 @@
+"""Random requests, block sizes and memory timings on the emitted devices, for a bounded time."""
+
+import random
+import time
+
+import pytest
+
+from screc_sim.memory import Timing
+from tests.cosim.device_case import CONCAT, DOT, compile_case
+from tests.cosim.test_device import MANY, SMALL, check_exact
+
+BUDGET_S = 240
+"""Each soak starts no further run after this long."""
+
+
+@pytest.mark.slow
+@pytest.mark.cosim
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("shape", "sizes", "share"),
+    [(DOT, SMALL, 1.0), (CONCAT, MANY, 0.3)],
+    ids=["dot", "concat"],
+)
+def test_soak_is_bit_exact(tmp_path, shape, sizes, share):
+    case = compile_case(tmp_path, shape, dram_share=share, **sizes)
+    ends = time.monotonic() + BUDGET_S
+    runs = 0
+    while time.monotonic() < ends:
+        rng = random.Random(runs)
+        timing = Timing(
+            latency=rng.choice([1, 10, 60, 300]),
+            jitter=rng.choice([0, 5, 100]),
+            stall=rng.choice([0.0, 0.1, 0.6]),
+            reorder=rng.random() < 0.5,
+            seed=runs,
+        )
+        samples = rng.randint(1, 200)
+        size = rng.randint(1, samples)
+        print(f"run {runs}: {samples} samples in blocks of {size}, {timing}")
+        check_exact(case.run("verilator", samples, size=size, seed=runs, timing=timing))
+        runs += 1
+    assert runs >= 5
