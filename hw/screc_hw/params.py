@@ -210,12 +210,12 @@ class DeviceParams:
             "host": host * batches,
         }
         steady = max(parts.values())
-        fill = (
-            host
-            + self.gather.fill(latency=latency)
-            + max(gather, combine)
-            + (0 if parts["compute"] == steady else compute)
-        )
+        # the first sub-batch: its words, then its bags while what needs no bag is computed
+        bags = self.gather.fill(latency=latency) + gather + combine
+        ahead = self.core.ahead_cycles(model)
+        fill = self.host.fill(latency=latency) + host + max(bags - ahead, 0)
+        if parts["compute"] < steady:
+            fill += compute - ahead  # the last sub-batch, once its bags are complete
         return Prediction(samples=samples, total=steady + fill, parts=parts)
 
     def as_dict(self) -> dict[str, Any]:

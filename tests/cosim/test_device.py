@@ -71,6 +71,18 @@ def test_two_devices_give_the_same_bits(tmp_path):
     assert runs[0].verdict.digest() == runs[1].verdict.digest()
 
 
+@pytest.mark.parametrize("shape", [DOT, CONCAT], ids=["dot", "concat"])
+@pytest.mark.parametrize("latency", [20, 64, 200])
+def test_a_single_sub_batch_takes_the_predicted_cycles(tmp_path, shape, latency):
+    case = compile_case(tmp_path, shape, **MANY)
+    samples = case.params.core.rows
+    run = case.run("verilator", samples, timing=Timing(latency=latency))
+    lookups = sum(block.lookups for block in run.workload.blocks) / samples
+    predicted = case.params.predict(shape, samples, lookups=lookups, latency=latency)
+    measured = run.outcome["starts"][-1]["cycles"]
+    assert predicted.total == pytest.approx(measured, rel=0.15)
+
+
 # --- what goes wrong -----------------------------------------------------------------------------
 def edit_block(words, *, block):
     """Return a change of the job: header words of RUN block ``block``, checksum kept as it was."""

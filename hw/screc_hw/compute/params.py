@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from screc_hw.model import ModelShape
+from screc_hw.model import LayerShape, ModelShape
 from screc_hw.numerics import ACC_BITS, INT8_MAX, SIGMOID_ENTRIES
 from screc_hw.resources import Resources, memory_blocks
 
@@ -154,26 +154,35 @@ class ComputeParams:
         """Cycles of one sub-batch of ``rows`` samples whose inputs have arrived.
 
         Operations run one after the other, so this is exact, and also the interval from sub-batch
-        to sub-batch as long as results are taken. A tile lasts ``k`` cycles, but the next one
-        begins no sooner than ``columns`` cycles after it.
+        to sub-batch as long as results are taken.
         """
-        total = 0
-        for layer in (*model.bottom_layers, *model.top_layers):
-            tiles = -(-layer.n // self.columns)
-            total += (tiles - 1) * max(layer.k, self.columns) + layer.k
-            total += layer.n - (tiles - 1) * self.columns + LINEAR_LATENCY
-        if model.bottom_layers:
-            total += FEATURE_WRITE_LATENCY
+        total = self.ahead_cycles(model)
+        total += sum(self._linear_cycles(layer) for layer in model.top_layers)
         words = [-(-dim // self.lanes) for dim in model.vector_dims]
-        copies = words[:1] if model.dense else []
         if model.pairs:
             total += model.pairs * words[0] * (self.lanes // self.dot_lanes)
             total += self.dot_latency + REQUANTISE_LATENCY + 1
-        elif model.interaction == "concat":
-            copies.append(sum(words[len(copies) :]))
-        for count in copies:
-            total += count * self.lanes + self.copy_latency + REQUANTISE_LATENCY + 1
+        else:
+            total += self._copy_cycles(sum(words[1 if model.dense else 0 :]))
         return float(total)
+
+    def ahead_cycles(self, model: ModelShape) -> float:
+        """Cycles of a sub-batch's operations that need no bag: the bottom MLP and its copy."""
+        if not model.bottom_layers:
+            return 0.0
+        total = sum(self._linear_cycles(layer) for layer in model.bottom_layers)
+        total += FEATURE_WRITE_LATENCY + self._copy_cycles(-(-model.bottom[-1] // self.lanes))
+        return float(total)
+
+    def _linear_cycles(self, layer: LayerShape) -> int:
+        """Cycles of a layer: a tile lasts ``k``, but the next begins ``columns`` after it."""
+        tiles = -(-layer.n // self.columns)
+        issue = (tiles - 1) * max(layer.k, self.columns) + layer.k
+        return issue + layer.n - (tiles - 1) * self.columns + LINEAR_LATENCY
+
+    def _copy_cycles(self, words: int) -> int:
+        """Cycles of copying ``words`` of the feature buffer."""
+        return words * self.lanes + self.copy_latency + REQUANTISE_LATENCY + 1
 
     @property
     def multipliers(self) -> int:

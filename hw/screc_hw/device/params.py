@@ -39,6 +39,15 @@ class HostParams:
         """Cycles per sub-batch: its announcement, bag headers and dense words, one per cycle."""
         return 1 + rows * len(model.features) + model.dense
 
+    @staticmethod
+    def fill(*, latency: float) -> float:
+        """Cycles that a start adds before its first word and after its last result.
+
+        The queue's first burst is read; results are written; then, when they are acknowledged, the
+        status beat is.
+        """
+        return 3 * latency
+
     def resources(self, *, memory: int, compute: int) -> Resources:
         """Estimate from the datapath's widths."""
         fifo = memory_blocks(self.burst_beats * self.prefetch_bursts, self.port_bits)
