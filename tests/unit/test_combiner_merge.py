@@ -20,13 +20,16 @@ class Tree(wiring.Component):
             {
                 "i": In(stream.Signature(LAYOUT)).array(inputs),
                 "o": Out(stream.Signature(LAYOUT)),
+                "busy": Out(1),
             }
         )
 
     def elaborate(self, platform):
         m = Module()
         inputs = [wiring.flipped(i) for i in self.i]
-        wiring.connect(m, merge_tree(m, LAYOUT, inputs), wiring.flipped(self.o))
+        merged, busy = merge_tree(m, LAYOUT, inputs)
+        wiring.connect(m, merged, wiring.flipped(self.o))
+        m.d.comb += self.busy.eq(busy)
         return m
 
 
@@ -80,3 +83,28 @@ def test_busy_inputs_share_every_cycle_equally(inputs):
     assert spent <= 80 * inputs + 6
     turns = seen[: 40 * inputs]
     assert all(abs(turns.count(s) - 40) <= 4 for s in range(inputs))
+
+
+@pytest.mark.parametrize("inputs", [2, 3, 5])
+def test_tree_is_busy_while_it_holds_a_transfer(inputs):
+    dut, seen = Tree(inputs), []
+    taken, given, busy = [0], [0], []
+
+    async def watch(ctx):
+        pairs = [(i.valid, i.ready) for i in (*dut.i, dut.o)]
+        flat = [signal for pair in pairs for signal in pair]
+        async for _, _, now, *signals in ctx.tick().sample(dut.busy, *flat):
+            busy.append((now, taken[-1] - given[-1]))
+            moved = [v and r for v, r in zip(signals[::2], signals[1::2], strict=True)]
+            taken.append(taken[-1] + sum(moved[:-1]))
+            given.append(given[-1] + moved[-1])
+
+    items = [packets(s, 10, lambda: 2) for s in range(inputs)]
+    simulate(
+        dut,
+        *(driver(dut.i[s], items[s], "random", s) for s in range(inputs)),
+        background=[watch, collector(dut.o, seen, "random")],
+        until=lambda: len(seen) >= 20 * inputs,
+    )
+    assert all(now == (held > 0) for now, held in busy)
+    assert {now for now, _ in busy} == {0, 1}

@@ -67,7 +67,7 @@ class Combiner(wiring.Component):
     release : cores × In(1)
         Pulse: the core's oldest slot is free again.
     idle : Out(1)
-        Nothing is under way.
+        Nothing was under way in the cycle before.
 
     Raises
     ------
@@ -132,13 +132,16 @@ class Combiner(wiring.Component):
         # zeros join last, so that they may take up to every other packet
         m.submodules.merge_zeros = merge = Merge(part_layout(params))
         parts = [self._part(m, partial) for partial in self.partials]
-        wiring.connect(m, merge_tree(m, part_layout(params), parts), merge.a)
+        merged, merging = merge_tree(m, part_layout(params), parts)
+        wiring.connect(m, merged, merge.a)
         wiring.connect(m, zero_fill.parts, merge.b)
         wiring.connect(m, merge.o, accumulate.parts)
         wiring.connect(m, accumulate.sums, finish.sums)
         waiting = self._outputs(m, admit, finish.words)
         busy = Signal()
-        m.d.sync += busy.eq(waiting | ~admit.idle | self.begin.valid | ~accumulate.idle)
+        # partials are under way from the first register that holds one, wanted or not
+        adding = merging | merge.o.valid | ~accumulate.idle
+        m.d.sync += busy.eq(waiting | ~admit.idle | self.begin.valid | adding)
         m.d.comb += [
             self.config.ready.eq(1),
             admit.features.eq(self.features),

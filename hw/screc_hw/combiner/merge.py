@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -69,12 +69,20 @@ class Merge(wiring.Component):
 
 def merge_tree(
     m: Module, layout: data.StructLayout, streams: Sequence[stream.Interface]
-) -> stream.Interface:
-    """Merge ``streams`` by a balanced tree of :class:`Merge`, added to ``m``; return its output.
+) -> tuple[stream.Interface, Value]:
+    """Merge ``streams`` by a balanced tree of :class:`Merge`, added to ``m``.
 
     **Latency** ``ceil(log2(len(streams)))`` cycles; ``ready`` passes as many gates.
+
+    Returns
+    -------
+    output
+        The merged stream.
+    busy
+        1 while the tree holds a transfer.
     """
     level = 0
+    held: list[Value] = []
     while len(streams) > 1:
         merged = []
         for index in range(0, len(streams) - 1, 2):
@@ -83,6 +91,7 @@ def merge_tree(
             wiring.connect(m, streams[index], merge.a)
             wiring.connect(m, streams[index + 1], merge.b)
             merged.append(merge.o)
+            held.append(merge.o.valid)
         streams = [*merged, *streams[len(streams) & ~1 :]]
         level += 1
-    return streams[0]
+    return streams[0], Cat(held).any()

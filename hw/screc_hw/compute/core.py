@@ -217,6 +217,9 @@ class ComputeCore(wiring.Component):
     ) -> None:
         """Build the rows of the feature buffer; the array's components go before bags' words."""
         p = self._params
+        # `complete` may be ahead of words that wait here, two at most. That is harmless: they wait
+        # for a LINEAR only, leave in the two cycles after its last write, and an operation that
+        # reads them starts in the third. Tested in tests/unit/test_compute_stalled_words.py.
         word = words.o.payload
         own = Signal(index_bits(p.feature_words))
         bags = Signal(index_bits(p.feature_words))

@@ -64,7 +64,9 @@ class Device(wiring.Component):
     """Memory cores, combiner, compute cores and host side, connected.
 
     One ``ap_start`` runs the queue once, front to back. The run is finished when the reader has
-    read all of it and the last status beat's response has arrived; where nothing moves for
+    read all of it, the last status beat's response has arrived, and no memory core or the combiner
+    holds anything any more (after a block that failed, partials may come later than its status,
+    and must not meet those of the next run); where nothing moves for
     ``host.timeout_cycles``, it is finished with ``TIMEOUT``, which holds until reset and ends every
     later start at once. The control registers answer in any case.
 
@@ -165,13 +167,29 @@ class Device(wiring.Component):
         ]
         for i, core in enumerate(parts.memory):
             m.d.comb += [core.base.eq(control.gmem[i]), core.clear.eq(control.start)]
+        done = reader.done & writer.idle & _settled(m, parts)
         m.d.sync += control.finished.eq(0)
         with m.If(control.start):
             m.d.sync += running.eq(1)
-        with m.Elif(running & (watchdog.expired | (reader.done & writer.idle))):
+        with m.Elif(running & (watchdog.expired | done)):
             m.d.sync += [running.eq(0), control.finished.eq(1)]
         timeout = Mux(watchdog.expired, int(StatusBit.TIMEOUT), 0)
         m.d.sync += control.status.eq(writer.status | timeout)
+
+
+def _settled(m: Module, parts: Parts) -> Value:
+    """Return 1 where no partial was under way two cycles before, registered at both ends.
+
+    A partial on its way from a memory core to the combiner is seen by one of the two in every
+    cycle: ``combiner.idle`` is a cycle old, and so are the memory cores' here.
+    """
+    still = Signal(len(parts.memory))
+    settled = Signal()
+    m.d.sync += [
+        still.eq(Cat(core.idle for core in parts.memory)),
+        settled.eq(still.all() & parts.combiner.idle),
+    ]
+    return settled
 
 
 def _changes(m: Module, counter: Value) -> Value:
