@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from screc.config_validation import PLAIN, TABLE, Record, nearest, read_toml, tagged, validate
 from screc.devices import DeviceConfig
 from screc.errors import ConfigError
 from screc.models import ModelFile, preset_model, preset_names, read_model, to_shape, unsupported
+from screc_hw.compute.params import GROUP_COLUMNS
+from screc_hw.device.params import MAX_ROWS, max_compute, max_memory
 from screc_hw.model import ModelShape
 from screc_hw.protocol import MAX_SAMPLES
 
@@ -166,17 +168,41 @@ class PlanTable(Record):
     """Whether every memory core holds a copy of its DRAM rows."""
 
 
+def _is_power_of_two(value: int) -> bool:
+    return value > 0 and not value & (value - 1)
+
+
 class CoresConfig(Record):
     """``[plan.cores]``: cores that are given; the planner chooses the absent ones."""
 
-    memory: int | None = Field(default=None, ge=1)
-    """Memory cores."""
-    compute: int | None = Field(default=None, ge=1)
-    """Compute cores."""
-    rows: int | None = Field(default=None, ge=1)
-    """Samples that a compute core takes at a time."""
-    columns: int | None = Field(default=None, ge=1)
-    """Output channels that a compute core takes at a time."""
+    memory: int | None = None
+    """Memory cores, a power of two."""
+    compute: int | None = None
+    """Compute cores, a power of two."""
+    rows: int | None = None
+    """Samples that a compute core takes at a time, a power of two up to 64."""
+    columns: int | None = None
+    """Output channels that a compute core takes at a time, 8 times a power of two."""
+
+    @field_validator("memory", "compute", "rows")
+    @classmethod
+    def _power_of_two(cls, value: int | None, info: ValidationInfo) -> int | None:
+        largest = {"memory": max_memory(), "compute": max_compute(), "rows": MAX_ROWS}
+        limit = largest[str(info.field_name)]
+        if value is not None and not (_is_power_of_two(value) and value <= limit):
+            raise ValueError(f"must be a power of two up to {limit}, not {value}")
+        return value
+
+    @field_validator("columns")
+    @classmethod
+    def _whole_groups(cls, value: int | None) -> int | None:
+        if value is not None and (
+            value % GROUP_COLUMNS or not _is_power_of_two(value // GROUP_COLUMNS)
+        ):
+            raise ValueError(
+                f"must be {GROUP_COLUMNS} times a power of two (8, 16, 32, ...), not {value}"
+            )
+        return value
 
 
 class PlanConfig(Record):

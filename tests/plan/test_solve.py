@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from screc.errors import ConfigError, PlanError, PlanErrorKind
+from screc.errors import PlanError, PlanErrorKind
 from screc.plan import model
 from screc.plan.patterns import Pins
 from screc.plan.place import make_plan
@@ -157,20 +157,6 @@ def test_scarce_memory_blocks_are_named(resource):
     with pytest.raises(PlanError) as caught:
         problem_of([4000] * 6, device={resource: 1 if resource == "bram36" else 0}, top=(4096, 1))
     assert caught.value.kind is PlanErrorKind(resource)
-
-
-@pytest.mark.parametrize(
-    ("pins", "message"),
-    [
-        ({"memory": 3}, "plan.cores.memory: must be a power of two, not 3"),
-        ({"rows": 128}, "plan.cores.rows: must be at most 64, not 128"),
-        ({"columns": 12}, "plan.cores.columns: must be a multiple of 8, not 12"),
-    ],
-)
-def test_pins_that_no_core_has_are_refused(pins, message):
-    with pytest.raises(ConfigError) as caught:
-        Pins(**pins)
-    assert str(caught.value) == message
 
 
 def test_latency_counts_the_ssd_reads():

@@ -118,7 +118,6 @@ def test_a_wish_restricts_the_tiers_of_its_table(problem, wish, dram, ssd):
             "must be one of its tiers .'ssd'., not 'dram'",
         ),
         (["plan.split=false", "plan.cores.memory=2"], "plan.cores.memory: without split"),
-        (["plan.cores.rows=12"], "plan.cores.rows: must be a power of two, not 12"),
     ],
 )
 def test_what_is_not_planned_yet_is_refused(problem, overrides, message):

@@ -21,7 +21,7 @@ ends with cycle 42, and about its end."""
 
 
 def bags_first(model, params):
-    """Return the program with its two copies swapped: bags are read right behind the last LINEAR."""
+    """Return the program with its two copies swapped: the bags' follows the last LINEAR."""
     program = layer_program(model, params)
     at = next(i for i, op in enumerate(program) if op.get("wait_features"))
     assert program[at - 2]["destination"] == Destination.FEATURE

@@ -1,7 +1,8 @@
 import pytest
 from amaranth.sim import Simulator
 
-from screc_hw.device.control import Control, max_compute, max_memory
+from screc_hw.device.control import Control
+from screc_hw.device.params import max_compute, max_memory
 from screc_hw.protocol import Register
 
 START, DONE, IDLE, READY, CONTINUE, AUTO = 1, 2, 4, 8, 16, 128

@@ -74,8 +74,29 @@ def test_cycles_are_the_slowest_of_slices_port_and_flight():
     assert params.cycles(lookups=0, slices=1, row_beats=1) == 0
 
 
-def test_resources_grow_with_the_parameters():
-    small = GatherParams(**GOOD)
-    for change in ({"lanes": 64}, {"max_slices": 16}, {"outstanding": 512}):
-        large = dataclasses.replace(small, **change)
-        assert large.resources().lut + 300 * large.resources().bram36 > small.resources().lut
+@pytest.mark.parametrize(
+    ("change", "resource"),
+    [
+        ({"lanes": 64}, "lut"),
+        ({"max_slices": 64}, "lut"),  # beyond the 32 words of a LUT RAM
+        ({"max_slices": 255, "lanes": 4}, "bram36"),
+        ({"outstanding": 512}, "bram36"),
+        ({"max_features": 600}, "bram36"),
+    ],
+)
+def test_resources_grow_with_the_parameters(change, resource):
+    params = GatherParams(**GOOD)
+    small, large = params.resources(), dataclasses.replace(params, **change).resources()
+    assert getattr(large, resource) > getattr(small, resource)
+
+
+def test_a_narrower_port_takes_less():
+    wide, narrow = (GatherParams(**GOOD, port_bits=bits).resources() for bits in (512, 128))
+    assert narrow.lut < wide.lut
+    assert narrow.ff < wide.ff
+
+
+def test_sums_of_up_to_32_slices_take_the_same_lut_ram():
+    few, many = (GatherParams(**{**GOOD, "max_slices": n}).resources() for n in (2, 32))
+    assert few == many
+    assert GatherParams(**{**GOOD, "max_slices": 1}).resources().lut < few.lut  # no memory of sums

@@ -9,6 +9,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from screc_hw.axi import LiteSignature
+from screc_hw.device.params import ADDRESS_BITS, max_compute, max_memory
 from screc_hw.protocol import (
     COMPUTE_COUNTER_STRIDE,
     GMEM_STRIDE,
@@ -17,17 +18,11 @@ from screc_hw.protocol import (
 )
 
 __all__ = [
-    "ADDRESS_BITS",
     "Control",
     "compute_counters_layout",
-    "max_compute",
-    "max_memory",
     "memory_counters_layout",
     "register_map",
 ]
-
-ADDRESS_BITS = 12
-"""4 KiB of registers, the usual range of a Vitis kernel."""
 
 GROUP_WORDS = 16
 """Registers that one multiplexer stage of the read path joins: two LUT levels."""
@@ -41,18 +36,6 @@ def memory_counters_layout() -> data.StructLayout:
 def compute_counters_layout() -> data.StructLayout:
     """Counters of a compute core, in the order of their registers, 32 bits each."""
     return data.StructLayout({"busy": 32, "active": 32, "waiting": 32})
-
-
-def max_memory() -> int:
-    """Memory cores that the register map has room for."""
-    pointers = (Register.STATUS - Register.GMEM) // GMEM_STRIDE
-    counters = (Register.COMPUTE_COUNTERS - Register.MEMORY_COUNTERS) // MEMORY_COUNTER_STRIDE
-    return min(pointers, counters)
-
-
-def max_compute() -> int:
-    """Compute cores that the register map has room for."""
-    return ((1 << ADDRESS_BITS) - Register.COMPUTE_COUNTERS) // COMPUTE_COUNTER_STRIDE
 
 
 def register_map(*, memory: int, compute: int) -> list[dict[str, Any]]:

@@ -5,8 +5,32 @@ from __future__ import annotations
 import dataclasses
 
 from screc_hw.model import ModelShape
-from screc_hw.protocol import BEAT_BYTES
+from screc_hw.protocol import (
+    BEAT_BYTES,
+    COMPUTE_COUNTER_STRIDE,
+    GMEM_STRIDE,
+    MEMORY_COUNTER_STRIDE,
+    Register,
+)
 from screc_hw.resources import Resources, memory_blocks
+
+ADDRESS_BITS = 12
+"""4 KiB of registers, the usual range of a Vitis kernel."""
+
+MAX_ROWS = BEAT_BYTES
+"""Most rows of a compute core: a dense word, one byte per row, must fit a beat."""
+
+
+def max_memory() -> int:
+    """Memory cores that the register map has room for."""
+    pointers = (Register.STATUS - Register.GMEM) // GMEM_STRIDE
+    counters = (Register.COMPUTE_COUNTERS - Register.MEMORY_COUNTERS) // MEMORY_COUNTER_STRIDE
+    return min(pointers, counters)
+
+
+def max_compute() -> int:
+    """Compute cores that the register map has room for."""
+    return ((1 << ADDRESS_BITS) - Register.COMPUTE_COUNTERS) // COMPUTE_COUNTER_STRIDE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 from screc_hw.axi import ReadSignature
 from screc_hw.device.fetch import BEAT_LOG2, BEATS_BITS, QueueFetch, WordCutter
 from screc_hw.device.header import HeaderCheck
-from screc_hw.device.params import HostParams
+from screc_hw.device.params import MAX_ROWS, HostParams
 from screc_hw.protocol import BAG_LENGTH_BITS, BAG_RECIPROCAL_SHIFT, HEADER_WORDS, StatusBit
 from screc_hw.stream import (
     SkidBuffer,
@@ -125,8 +125,8 @@ class RequestReader(wiring.Component):
             raise ValueError(f"memory must be at least 1, not {memory!r}")
         if compute < 1 or compute & (compute - 1):
             raise ValueError(f"compute must be a power of two, not {compute!r}")
-        if not 1 <= rows <= 64 or rows & (rows - 1):
-            raise ValueError(f"rows must be a power of two up to 64, not {rows!r}")
+        if not 1 <= rows <= MAX_ROWS or rows & (rows - 1):
+            raise ValueError(f"rows must be a power of two up to {MAX_ROWS}, not {rows!r}")
         self._memory, self._compute, self._rows = memory, compute, rows
         self._fetch = QueueFetch(params)
         self._header = HeaderCheck(

@@ -16,12 +16,12 @@ from screc_hw.axi import LiteSignature, ReadSignature, WriteSignature
 from screc_hw.combiner.core import Combiner
 from screc_hw.compute.core import ComputeCore
 from screc_hw.device.control import (
-    ADDRESS_BITS,
     Control,
     compute_counters_layout,
     memory_counters_layout,
     register_map,
 )
+from screc_hw.device.params import ADDRESS_BITS
 from screc_hw.device.reader import RequestReader
 from screc_hw.device.watch import ConfigFanout, Watchdog, registered_sum
 from screc_hw.device.writer import ResultWriter

@@ -23,6 +23,7 @@ from screc_hw.numerics import (
 )
 from screc_sim.golden import float_twin, ops
 from screc_sim.golden.float_twin import FloatLinear, Weights
+from screc_sim.golden.model import check_batch
 from screc_sim.golden.quant import (
     CODE_LIMITS,
     QuantLinear,
@@ -78,17 +79,19 @@ def calibrate(
     Raises
     ------
     CalibrationError
-        If the sample is empty, a table's format is none of :data:`CODE_LIMITS`, or two scales are
-        too far apart for a requantise factor.
+        If the sample is empty, a table's format is none of :data:`CODE_LIMITS`, the float model
+        overflows, or two scales are too far apart for a requantise factor.
     ValueError
         If the sample does not fit the model.
     """
     if not len(sample):
         raise CalibrationError("calibration needs at least one sample, the sample is empty")
-    real = float_twin.stages(shape, weights, sample, np.float32)
+    check_batch(shape, sample)
+    # the pass over each table for its peak comes first: it finds values that are not finite
     tables = tuple(
         _table(shape, i, source, sample, clip) for i, source in enumerate(weights.tables)
     )
+    real = _real_stages(shape, weights, sample)
     dense_scale = choose_scale([real["dense"]], INT8_MAX, clip, _energies(weights.bottom[:1]))
     vector_scale, concat_scale = _interaction_scales(shape, weights, real, clip)
 
@@ -124,6 +127,22 @@ def calibrate(
         concat_scale=concat_scale,
         top=top,
     )
+
+
+def _real_stages(
+    shape: ModelShape, weights: Weights, sample: SampleBatch
+) -> dict[str, NDArray[Any]]:
+    """Return the float tensors of the sample, all finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        real = float_twin.stages(shape, weights, sample, np.float32)
+    for name, values in real.items():
+        if not np.isfinite(values).all():
+            at = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
+            raise CalibrationError(
+                f"the float model overflows: {name} is {values[at]} at {at} of the calibration "
+                "samples; weights must keep every tensor within float32"
+            )
+    return real
 
 
 def _table(
@@ -178,17 +197,6 @@ def _factor(factor: float, what: str) -> tuple[int, int]:
         return requantise_params(max(factor, SMALLEST_FACTOR))
     except ValueError as error:
         raise CalibrationError(f"{what}: {error}") from error
-
-
-@dataclasses.dataclass(frozen=True)
-class _Chain:
-    """An MLP to quantise: the stage it reads, and the scales at both ends."""
-
-    shapes: Sequence[LayerShape]
-    layers: Sequence[FloatLinear]
-    source: str
-    scale_in: float
-    scale_out: float
 
 
 @dataclasses.dataclass(frozen=True)

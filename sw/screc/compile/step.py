@@ -53,7 +53,7 @@ def quantise(ctx: Context) -> QuantModel:
     Raises
     ------
     ConfigError
-        If the device's integers cannot express it.
+        If the device's integers cannot express it, or a sample is not as the model needs it.
     """
     weights = load_weights(ctx.config.model.weights, ctx.shape, ctx.config.model.seed)
     log = open_log(ctx.config.log, ctx.shape, seed=ctx.config.model.seed)
@@ -62,6 +62,8 @@ def quantise(ctx: Context) -> QuantModel:
         return calibrate(ctx.shape, weights, sample)
     except CalibrationError as error:
         raise ConfigError(str(error), field="model.weights") from error
+    except ValueError as error:
+        raise ConfigError(str(error), field="log") from error
 
 
 def write_remaps(ctx: Context, folder: Path) -> list[TableRemap]:

@@ -17,9 +17,6 @@ ROWS = (8, 16, 32)
 COLUMNS = (8, 16, 32)
 """Counts and sizes that the planner chooses from where the configuration pins none."""
 
-MAX_ROWS = 64
-"""Rows of an array at most: a dense word, one byte per row, must fit a beat of the host port."""
-
 _KINDS = {
     "dsp": PlanErrorKind.DSP,
     "lut": PlanErrorKind.LUT,
@@ -31,28 +28,12 @@ _KINDS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pins:
-    """Counts and sizes that the configuration fixes (``[plan.cores]``); None is free."""
+    """Counts and sizes that the configuration fixes and has checked; None is free."""
 
     memory: int | None = None
     compute: int | None = None
     rows: int | None = None
     columns: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("memory", "compute", "rows"):
-            value = getattr(self, name)
-            if value is not None and (value < 1 or value & (value - 1)):
-                raise ConfigError(
-                    f"must be a power of two, not {value}", field=f"plan.cores.{name}"
-                )
-        if self.rows is not None and self.rows > MAX_ROWS:
-            raise ConfigError(
-                f"must be at most {MAX_ROWS}, not {self.rows}", field="plan.cores.rows"
-            )
-        if self.columns is not None and (self.columns < 8 or self.columns % 8):
-            raise ConfigError(
-                f"must be a multiple of 8, not {self.columns}", field="plan.cores.columns"
-            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 
 from screc import files
 from screc.compile.requests import RequestEncoder
-from screc.errors import CheckError, ToolchainError
+from screc.errors import CheckError, ConfigError, ToolchainError
 from screc.flow import Context
 from screc.logs import open_log
 from screc.simulate.verdict import Verdict, check
@@ -71,6 +71,8 @@ def run(ctx: Context) -> None:
 
     Raises
     ------
+    ConfigError
+        If the weights or images cannot be read, or a sample is not as the model needs it.
     CheckError
         If any result word, status, bus rule or address is wrong; the file says what.
     ToolchainError
@@ -80,7 +82,7 @@ def run(ctx: Context) -> None:
     design = json.loads((ctx.out / "rtl" / "design.json").read_text())
     params = DeviceParams.from_dict(design["params"])
     weights = load_weights(ctx.config.model.weights, ctx.shape, ctx.config.model.seed)
-    model = QuantModel.load(images / "quant.npz", ctx.shape, weights.tables)
+    model = _load_model(ctx, weights)
     batch = _samples(ctx)
     encoder = RequestEncoder.open(images, ctx.shape, params, model)
     timing = Timing()
@@ -89,7 +91,7 @@ def run(ctx: Context) -> None:
         workload = build_workload(
             folder, images, params, encoder, batch, ctx.config.plan.batch, timing=timing
         )
-        golden = golden_model.run(model, batch)
+        golden = _golden(model, batch)
         predicted = _predict(ctx, params, workload, timing)
         sources = sorted((ctx.out / "rtl").glob("*.sv"))
         outcome, build = run_job(
@@ -122,6 +124,21 @@ def run(ctx: Context) -> None:
     files.write_json(ctx.out / "simulation.json", simulation)
     if not verdict.bit_exact:
         raise CheckError(_failure(ctx, verdict))
+
+
+def _golden(model: QuantModel, batch: SampleBatch) -> GoldenResult:
+    try:
+        return golden_model.run(model, batch)
+    except ValueError as error:
+        raise ConfigError(str(error), field="log") from error
+
+
+def _load_model(ctx: Context, weights: Weights) -> QuantModel:
+    path = ctx.out / "images" / "quant.npz"
+    try:
+        return QuantModel.load(path, ctx.shape, weights.tables)
+    except ValueError as error:  # it names the file
+        raise ConfigError(f"{error}; `screc compile --force` makes it anew") from error
 
 
 def _samples(ctx: Context) -> SampleBatch:
