@@ -20,7 +20,7 @@ demo: setup      ## the starter example, end to end, into build/demo
 	scripts/demo
 
 test: setup      ## the tests
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" tests
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow" tests
 
 soak: setup      ## the long-running tests
 	$(BIN)/python -m pytest -n $(JOBS) -m slow tests

@@ -6,7 +6,6 @@ tools' versions: the same design is compiled once, an edited file makes a new bu
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
@@ -16,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -332,34 +332,44 @@ def run(
     log, results = folder / "simulator.log", folder / "results.xml"
     results.unlink(missing_ok=True)
 
-    def work() -> None:
-        runner = get_runner(design.simulator)
-        runner.test(
-            test_module=module,
-            hdl_toplevel=design.top,
-            hdl_toplevel_lang="verilog",
-            build_dir=design.folder,
-            test_dir=folder.resolve(),
-            results_xml=str(results.resolve()),
-            extra_env={"COCOTB_ANSI_OUTPUT": "0", "PYTHONWARNINGS": "", **(environment or {})},
-            timescale=TIMESCALE,
-            waves=design.waves,
-            log_file=log,
+    options = {
+        "simulator": design.simulator,
+        "test_module": module,
+        "hdl_toplevel": design.top,
+        "hdl_toplevel_lang": "verilog",
+        "build_dir": str(design.folder),
+        "test_dir": str(folder.resolve()),
+        "results_xml": str(results.resolve()),
+        "extra_env": {"COCOTB_ANSI_OUTPUT": "0", "PYTHONWARNINGS": "", **(environment or {})},
+        "timescale": TIMESCALE,
+        "waves": design.waves,
+        "log_file": str(log.resolve()),
+    }
+    with (folder / "launch.log").open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "screc_sim.launch", json.dumps(options)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            start_new_session=True,  # Icarus ignores an interrupt: the group is ended below
         )
-
-    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as pool:
-        future = pool.submit(work)
-        while not concurrent.futures.wait([future], timeout=period_s).done:
-            if poll is not None:
-                poll()
-        failure = future.exception()
-    if poll is not None:
-        poll()
-    if failure is None and results.exists():
+        try:
+            while process.poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=period_s)
+                if poll is not None:
+                    poll()
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    if process.returncode == 0 and results.exists():
         tests, failed = get_results(results)
         if tests and not failed:
             return
-    raise SimulationError(f"{design.simulator} run of {module} failed:\n{_tail(log)}") from failure
+    text = _tail(log if log.exists() else folder / "launch.log")
+    raise SimulationError(f"{design.simulator} run of {module} failed:\n{text}")
 
 
 def _tail(log: Path, lines: int = 40) -> str:

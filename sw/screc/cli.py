@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from screc import __version__
-from screc.errors import ScrecError
+from screc.errors import ConfigError, ScrecError
 
 BENCHES: dict[str, str] = {"encode": "screc.bench_encode"}
 """Benchmarks by name: a module with ``bench(progress) -> list[dict]``."""
@@ -39,7 +39,11 @@ def _flow_options(function: Callable[..., Any]) -> Callable[..., Any]:
             metavar="KEY=VALUE",
             help="Override a configuration key, such as device.0.kind=u50. May be repeated.",
         ),
-        click.option("--force", is_flag=True, help="Redo this step even when it is up to date."),
+        click.option(
+            "--force",
+            is_flag=True,
+            help="Redo this step (run: every step) even when it is up to date.",
+        ),
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON to stdout."),
         click.option("-v", "--verbose", count=True, help="Say more."),
         click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors."),
@@ -66,17 +70,25 @@ def _add_step(name: str, target: str, text: str) -> None:
         verbose: int,
         quiet: bool,
     ) -> None:
+        from rich.markup import escape
+
         from screc import flow
         from screc.config import load_config
 
         loaded = load_config(config, overrides)
         out = output if output is not None else config.parent / "out"
+        if (out / "config.toml").resolve() == config.resolve():
+            raise ConfigError(
+                f"the resolved configuration would overwrite {config}; name another folder",
+                field="--output",
+            )
         ctx = flow.Context.create(loaded, out, -1 if quiet else verbose)
-        flow.run(ctx, target, force=force)
+        steps = [step.name for step in flow.order(target)] if name == "run" else [target]
+        flow.run(ctx, target, force=steps if force else ())
         if as_json:
             emit_json(flow.result(ctx, target))
         elif target == "report":
-            ctx.log(f"report: {out / 'report.html'}")
+            ctx.log(f"report: {escape(str(out / 'report.html'))}")
 
 
 for _name, _target, _text in (
@@ -117,19 +129,17 @@ def devices(as_json: bool) -> None:
     if as_json:
         emit_json({"devices": [dataclasses.asdict(spec) for spec in specs]})
         return
-    table = Table(title="Devices (usable by a kernel)")
-    columns = ("kind", "part", "lut", "dsp", "bram36", "uram", "dram_gib", "ssd_gib", "clock_mhz")
+    table = Table(title="Devices: what a kernel may use of each")
+    columns = ("kind", "lut", "dsp", "bram36", "uram", "dram_gib", "ssd_gib", "clock_mhz")
     for column in columns:
-        table.add_column(column, justify="left" if column in ("kind", "part") else "right")
+        table.add_column(column, justify="left" if column == "kind" else "right", no_wrap=True)
     for spec in specs:
         cells = [getattr(spec, column) for column in columns]
         table.add_row(
-            *(
-                "–" if not cell else f"{cell:,}" if not isinstance(cell, str) else cell
-                for cell in cells
-            )
+            *("–" if not cell else cell if isinstance(cell, str) else f"{cell:,}" for cell in cells)
         )
-    Console().print(table)
+    # narrower, it would cut the names that a configuration needs
+    Console(width=max(Console().width, 100)).print(table)
 
 
 @cli.command()

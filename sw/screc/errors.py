@@ -67,4 +67,4 @@ class ToolchainError(ScrecError):
 
     def __init__(self, tool: str, need: str, found: str = "not found") -> None:
         self.tool = tool
-        super().__init__(f"{tool}: need {need}, {found}; run `screc doctor`")
+        super().__init__(f"{tool} {found}: {need}; `screc doctor` lists every tool")

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from screc.errors import ConfigError
+
 LARGE_BYTES = 64 << 20
 """Above this a file's fingerprint takes its size, time of change and both ends instead of all."""
 
@@ -59,6 +61,21 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON with a final newline, whole or not at all."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of the output folder.
+
+    Raises
+    ------
+    ConfigError
+        If it is not JSON: names the file and line.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        message = f"is damaged ({error}); delete it, or run again with --force"
+        raise ConfigError(message, path=path) from error
 
 
 def sha256_file(path: Path) -> str:

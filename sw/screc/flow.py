@@ -15,7 +15,7 @@ import hashlib
 import importlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from screc import files
 from screc.config import Config, dump_config, model_shape
-from screc.errors import CheckError
+from screc.errors import CheckError, ToolchainError
 from screc_hw.model import ModelShape
 
 STATE_FILE = ".screc.json"
+
+VERDICTS = ("simulation.json", "summary.json", "report.html")
+"""Outputs that judge the others: those of an earlier run must not outlive what they judged."""
 
 
 class Bar:
@@ -69,7 +72,7 @@ class Context:
     def log(self, text: str, *, level: int = 0) -> None:
         """Print a line for people, unless quieter than ``level``."""
         if self.verbosity >= level:
-            self.console.print(text, highlight=False)
+            self.console.print(text, highlight=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def progress(self, description: str, total: float | None) -> Iterator[Bar]:
@@ -121,7 +124,7 @@ def _log_inputs(ctx: Context) -> list[Any]:
 
 
 def _plan_without_times(ctx: Context) -> Any:
-    plan = json.loads((ctx.out / "plan.json").read_text())
+    plan = files.read_json(ctx.out / "plan.json")
     plan.pop("solve_seconds", None)
     return plan
 
@@ -185,7 +188,11 @@ STEPS: dict[str, Step] = {
                 _log_inputs(ctx),
                 _rtl(ctx),
                 files.fingerprint(ctx.out / "rtl" / "design.json"),
-                files.fingerprint(ctx.out / "images" / "manifest.json"),
+                [
+                    files.fingerprint(path)
+                    for path in sorted((ctx.out / "images").rglob("*"))
+                    if path.is_file()
+                ],
             ],
             result="simulation.json",
         ),
@@ -248,7 +255,7 @@ def _read_state(out: Path) -> dict[str, str]:
     return {str(k): str(v) for k, v in state.items()} if isinstance(state, dict) else {}
 
 
-def run(ctx: Context, target: str, *, force: bool = False) -> None:
+def run(ctx: Context, target: str, *, force: Collection[str] = ()) -> None:
     """Run ``target`` and the steps before it that are not up to date.
 
     Parameters
@@ -258,39 +265,57 @@ def run(ctx: Context, target: str, *, force: bool = False) -> None:
     target
         Name of a step in :data:`STEPS`.
     force
-        Redo ``target`` itself even when it is up to date.
+        Steps to redo even when they are up to date.
 
     Raises
     ------
     CheckError
-        If a check of a step failed; the steps after it have run on what it left.
+        If a check of a step failed; a report on what it left has been made where that was asked.
+    ToolchainError
+        If the simulator is missing and needed; nothing has been run then.
     """
+    steps = order(target)
+    if STEPS["simulate"] in steps:
+        _check_simulator(ctx.config.simulate.simulator)
     failed: CheckError | None = None
     ctx.out.mkdir(parents=True, exist_ok=True)
-    files.write_text(ctx.out / "config.toml", dump_config(ctx.config))
-    for step in order(target):
+    for step in steps:
         key = _key(step, ctx)
         state = _read_state(ctx.out)
         present = all((ctx.out / name).exists() for name in step.outputs)
-        if present and state.get(step.name) == key and not (force and step.name == target):
+        if present and state.get(step.name) == key and step.name not in force:
             ctx.log(f"[dim]{step.name:9} up to date[/dim]")
             continue
         if state.pop(step.name, None) is not None:
             files.write_json(ctx.out / STATE_FILE, state)  # an interrupted step is not up to date
+        if step.name != "report":
+            for name in VERDICTS:
+                (ctx.out / name).unlink(missing_ok=True)
         started = time.perf_counter()
         ctx.log(f"[bold]{step.name:9}[/bold] ...", level=1)
         try:
             importlib.import_module(step.module).run(ctx)
         except CheckError as error:
-            # its outputs are written and say what failed: a report on them is what people want
-            if step.name == target:
+            # where its outputs are written and say what failed, a report on them is wanted
+            if step.name == target or not all((ctx.out / name).exists() for name in step.outputs):
                 raise
             failed = error
             continue
         ctx.log(f"[bold]{step.name:9}[/bold] {time.perf_counter() - started:6.1f} s")
         files.write_json(ctx.out / STATE_FILE, {**state, step.name: key})
+        files.write_text(ctx.out / "config.toml", dump_config(ctx.config))
     if failed is not None:
         raise failed
+
+
+def _check_simulator(simulator: str) -> None:
+    """Raise :class:`ToolchainError` before minutes of work whose last step cannot run."""
+    from screc_sim import runner
+
+    try:
+        runner.simulator_version(simulator)
+    except runner.SimulatorMissingError as error:
+        raise ToolchainError(error.tool, error.get) from error
 
 
 def result(ctx: Context, target: str) -> dict[str, Any]:
@@ -300,5 +325,5 @@ def result(ctx: Context, target: str) -> dict[str, Any]:
         from screc.stats import describe_stats
 
         return describe_stats(ctx.out / "stats.parquet")
-    value: dict[str, Any] = json.loads((ctx.out / step.result).read_text())
+    value: dict[str, Any] = files.read_json(ctx.out / step.result)
     return value

@@ -187,6 +187,56 @@ def test_a_mutated_rtl_is_caught(case, capsys, fault):
     assert simulation["mismatches"] > 0
 
 
+def command(capsys, *arguments):
+    """Run the command line; return its exit code and what it wrote to stderr."""
+    try:
+        cli.main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        return stop.code, capsys.readouterr().err
+    return 0, capsys.readouterr().err
+
+
+@pytest.mark.cosim
+def test_rtl_that_does_not_build_leaves_no_old_verdict(case, capsys):
+    out = case / "out"
+    arguments = ("run", case / "config.toml", "-o", out, "--set", "simulate.simulator=icarus")
+    assert command(capsys, *arguments)[0] == 0
+    assert json.loads((out / "summary.json").read_text())["bit_exact"] is True
+    path = out / "rtl" / "screc.sv"
+    path.write_text(path.read_text().replace("endmodule", "endmodul"))
+    code, err = command(capsys, *arguments)
+    assert code == 2
+    assert "could not build" in err
+    for name in flow.VERDICTS:
+        assert not (out / name).exists()
+
+
+def test_a_damaged_plan_is_named(case, capsys):
+    out = case / "out"
+    assert command(capsys, "plan", case / "config.toml", "-o", out)[0] == 0
+    (out / "plan.json").write_text("{")
+    code, err = command(capsys, "generate", case / "config.toml", "-o", out)
+    assert code == 1
+    assert "plan.json" in err
+    assert "Traceback" not in err
+
+
+def test_the_configuration_is_never_overwritten(case, capsys):
+    before = (case / "config.toml").read_text()
+    code, err = command(capsys, "analyze", case / "config.toml", "-o", case)
+    assert code == 1
+    assert "--output" in err
+    assert (case / "config.toml").read_text() == before
+
+
+def test_a_missing_simulator_is_told_before_anything_runs(case, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    code, err = command(capsys, "run", case / "config.toml", "-o", case / "out")
+    assert code == 3
+    assert "apt install make" in err
+    assert not (case / "out").exists()
+
+
 def test_generate_gives_the_same_bytes_twice(case):
     def digests(out):
         run(case / "config.toml", out, target="generate")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from screc import files
@@ -21,8 +20,8 @@ def run(ctx: Context) -> None:
     from screc.stats import read_stats
 
     plan = read_plan(ctx.out / "plan.json")
-    simulation = json.loads((ctx.out / "simulation.json").read_text(encoding="utf-8"))
-    design = json.loads((ctx.out / "rtl" / "design.json").read_text(encoding="utf-8"))
+    simulation = files.read_json(ctx.out / "simulation.json")
+    design = files.read_json(ctx.out / "rtl" / "design.json")
     device = resolve_device(ctx.config.device[0])
     summary = summarise(ctx.shape, plan, device, design, simulation)
     stats = read_stats(ctx.out / "stats.parquet")

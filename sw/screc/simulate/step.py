@@ -79,7 +79,7 @@ def run(ctx: Context) -> None:
         If the simulator is missing.
     """
     images = ctx.out / "images"
-    design = json.loads((ctx.out / "rtl" / "design.json").read_text())
+    design = files.read_json(ctx.out / "rtl" / "design.json")
     params = DeviceParams.from_dict(design["params"])
     weights = load_weights(ctx.config.model.weights, ctx.shape, ctx.config.model.seed)
     model = _load_model(ctx, weights)
