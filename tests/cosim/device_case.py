@@ -29,9 +29,9 @@ from screc_sim.golden import model as golden_model
 from screc_sim.golden.calibrate import calibrate
 from screc_sim.golden.quant import GoldenResult, QuantModel
 from screc_sim.memory import Timing
-from screc_sim.samples import Bags, SampleBatch
 from screc_sim.vectors import OUTCOME_FILE, Job
 from tests.cosim.support import CACHE, needs
+from tests.support.samples import random_batch
 
 DOT = ModelShape(
     name="dot",
@@ -67,19 +67,6 @@ CONCAT = ModelShape(
         FeatureShape(name="n", table=2, pooling=4),
     ),
 )
-
-
-def random_batch(shape: ModelShape, samples: int, seed: int, *, longest: int = 6) -> SampleBatch:
-    """Random samples; bags of 0 to ``longest`` ids."""
-    rng = np.random.default_rng(seed)
-    bags = []
-    for feature in shape.features:
-        lengths = rng.integers(0, longest + 1, samples)
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        rows = shape.tables[feature.table].rows
-        bags.append(Bags(rng.integers(0, rows, offsets[-1]), offsets))
-    dense = rng.normal(size=(samples, shape.dense)).astype(np.float32)
-    return SampleBatch(dense, tuple(bags))
 
 
 @dataclasses.dataclass

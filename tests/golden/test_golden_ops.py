@@ -61,8 +61,8 @@ def test_requantise_params_are_the_closest(exponent):
     rng = np.random.default_rng(exponent + 100)
     for scale in [2.0**exponent, *(2.0**exponent * rng.uniform(1, 2 - 2**-16, 50))]:
         m, s = numerics.requantise_params(scale)
-        assert 1 << 15 <= m < 1 << 16
-        assert 1 <= s <= 47
+        assert m in range(1 << 15, 1 << 16)
+        assert s in range(1, 48)
         assert abs(Fraction(m, 2**s) / Fraction(scale) - 1) <= Fraction(1, 2**16)
 
 

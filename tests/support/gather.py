@@ -235,7 +235,7 @@ class Slave:
 
     def check(self, axid: int, address: int, beats: int, size: int, burst: int) -> int:
         width = self.bench.params.beat_bytes
-        assert 1 << size == width
+        assert width == 1 << size
         assert burst == 1
         assert address % width == 0
         last = address + beats * width - 1

@@ -16,7 +16,7 @@ from screc.weights import load_weights
 from screc_hw.model import FeatureShape, ModelShape, TableShape
 from screc_hw.params import DeviceParams
 from screc_sim.golden.calibrate import calibrate
-from screc_sim.samples import Bags, SampleBatch
+from tests.support.samples import random_batch
 
 SHAPE = ModelShape(
     name="wide",
@@ -40,18 +40,6 @@ SHAPE = ModelShape(
         FeatureShape(name="o", table=4, pooling=4),
     ),
 )
-
-
-def random_batch(shape, samples, seed, *, longest=6):
-    rng = np.random.default_rng(seed)
-    bags = []
-    for feature in shape.features:
-        lengths = rng.integers(0, longest + 1, samples)
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        rows = shape.tables[feature.table].rows
-        bags.append(Bags(rng.integers(0, rows, offsets[-1]), offsets))
-    dense = rng.normal(size=(samples, shape.dense)).astype(np.float32)
-    return SampleBatch(dense, tuple(bags))
 
 
 @dataclasses.dataclass
