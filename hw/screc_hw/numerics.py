@@ -39,6 +39,25 @@ PROBABILITY_BITS = 16
 MAX_BAG = 65535
 """Longest bag of a request."""
 
+POOL_BITS = 48
+"""Signed width of a bag's sum of row-wise rows, unless said: a DSP48E2's accumulator."""
+
+FP16_FRACTION_BITS = 24
+"""Every finite fp16 value is an integer times 2**-24, its smallest subnormal number."""
+
+
+def pooled_bits(
+    max_bag: int, *, rowwise: bool = False, pool_bits: int = POOL_BITS, fraction: int = 0
+) -> int:
+    """Signed width of a pooled component of at most ``max_bag`` rows.
+
+    Codes in [-127, 127] with ``fraction`` more bits below; ``pool_bits`` where rows may be
+    ``rowwise`` (then the loader refuses a table whose bags could exceed it).
+    """
+    width = ((INT8_MAX << fraction) * max_bag).bit_length() + 1
+    return max(pool_bits, width) if rowwise else width
+
+
 RECIPROCAL_FRACTION_BITS = 15
 """r_L = round(2**(15 + ceil(log2 L)) / L), in [2**15, 2**16]; see :func:`mean_reciprocal`."""
 

@@ -14,7 +14,7 @@ from typing import Any
 from screc_hw.combiner.params import CombinerParams
 from screc_hw.compute.params import ComputeParams
 from screc_hw.device.params import HostParams
-from screc_hw.memory.params import GatherParams
+from screc_hw.memory.params import MemoryCoreParams
 from screc_hw.model import ModelShape
 from screc_hw.resources import Resources
 
@@ -61,7 +61,7 @@ class DeviceParams:
 
     memory: int
     compute: int
-    gather: GatherParams
+    gather: MemoryCoreParams
     combiner: CombinerParams
     core: ComputeParams
     host: HostParams
@@ -115,7 +115,7 @@ class DeviceParams:
         max_slices = max((d // lanes for d in dims), default=1)
         vector_words = sum(-(-d // lanes) for d in model.vector_dims)
         layers = (*model.bottom_layers, *model.top_layers)
-        gather = GatherParams(
+        gather = MemoryCoreParams(
             port_bits=port_bits,
             lanes=lanes,
             outstanding=outstanding,
@@ -228,7 +228,7 @@ class DeviceParams:
         return cls(
             memory=data["memory"],
             compute=data["compute"],
-            gather=GatherParams(**data["gather"]),
+            gather=MemoryCoreParams(**data["gather"]),
             combiner=CombinerParams(**data["combiner"]),
             core=ComputeParams(**data["core"]),
             host=HostParams(**data["host"]),

@@ -81,12 +81,14 @@ class LoadTarget(enum.IntEnum):
     """Destination of a LOAD block; addresses are in 64-bit words within it."""
 
     GATHER_FEATURES = 0  # memory core: FEATURE_WORDS words per feature
-    GATHER_STAGING = 1  # memory core: word 0 base byte offset, word 1 ring length in beats
+    GATHER_STAGING = 1  # memory core: word 0 ring's byte offset, 1 its beats, 2 beats that rows and
+    # ring may lie in: no row is read at or beyond it
     COMBINER_FEATURES = 2  # one word per feature
     PROGRAM = 3  # compute core: LAYER_WORDS words per operation
     WEIGHTS = 4  # compute core: columns/8 words per (k, tile of columns)
     REQUANTISE = 5  # compute core: one word per output channel or scalar entry
     SIGMOID = 6  # compute core: one word per table point
+    GATHER_ROWS = 7  # memory core: its on-chip rows, port_bits / 64 words per beat
 
 
 ALL_CORES = 0xFF
@@ -111,21 +113,41 @@ MAX_FEATURES = 1 << LOOKUP_FIELDS["feature"][1]
 MAX_SAMPLES = (1 << LOOKUP_FIELDS["sample"][1]) - 1
 
 # --- memory core: feature descriptor, FEATURE_WORDS × 64 bits ------------------------------------
-FEATURE_WORDS = 4
+FEATURE_WORDS = 8
 FEATURE_FIELDS: dict[str, tuple[int, int]] = {
-    "base": (0, 48),  # byte offset of the core's first row of this table, beat-aligned
+    "base": (0, 48),  # byte offset of the core's first DRAM row of this table, beat-aligned
     "row_beats": (48, 6),  # beats per row, 1..32
     "sub_beat": (54, 1),  # rows smaller than a beat: stride_log2 holds
     "stride_log2": (55, 4),  # log2 of the stride in bytes when sub_beat
-    "int4": (59, 1),  # two codes a byte, low nibble first; else int8
+    "int4": (59, 1),  # two codes a byte, low nibble first; else a byte each
     "enable": (60, 1),  # 0: every lookup of this feature is out of range here
-    "first": (64, 32),  # ranks [first, last) with rank mod 2**stripe_log2 == residue live here
+    "rowwise": (61, 1),  # unsigned codes, then fp16 scale and fp16 bias; else signed codes
+    # Ranks [first, last) with rank mod 2**stripe_log2 == residue are this core's DRAM rows. The
+    # on-chip and TT ranges say the same of their tiers; a range with first >= last is empty.
+    "first": (64, 32),
     "last": (96, 32),
     "stripe_log2": (128, 5),
     "residue": (136, 16),
     "slices": (152, 8),  # dim / lanes, 1..
-    "reserved": (192, 64),  # tiers to come: on-chip and TT ranges
+    "onchip_base": (192, 32),  # beat of the core's on-chip memory
+    "onchip_stripe_log2": (224, 5),
+    "onchip_residue": (232, 16),
+    "onchip_first": (256, 32),
+    "onchip_last": (288, 32),
+    "tt_stripe_log2": (320, 5),
+    "tt_residue": (328, 16),
+    "tt_table": (344, 12),  # number of the table's TT cores
+    "tt_first": (384, 32),
+    "tt_last": (416, 32),
+    "reserved": (448, 64),
 }
+RANGE_FIELDS = ("first", "last", "stripe_log2", "residue")
+"""A tier's range of ranks; the names of the on-chip and TT ranges begin with ``RANGE_PREFIX``."""
+
+RANGE_PREFIX = {"dram": "", "onchip": "onchip_", "tt": "tt_"}
+
+ROW_TAIL_BYTES = 4
+"""fp16 scale, then fp16 bias, after the codes of a row-wise row."""
 
 # --- combiner: feature descriptor, 64 bits -------------------------------------------------------
 COMBINER_FIELDS: dict[str, tuple[int, int]] = {

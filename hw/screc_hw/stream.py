@@ -18,7 +18,7 @@ from amaranth.lib.wiring import In, Out
 
 from screc_hw.combiner.params import CombinerParams
 from screc_hw.compute.params import ComputeParams
-from screc_hw.memory.params import GatherParams
+from screc_hw.memory.params import MemoryCoreParams
 from screc_hw.protocol import LOOKUP_FIELDS
 
 __all__ = [
@@ -48,7 +48,7 @@ def section_layout() -> data.StructLayout:
     return data.StructLayout({"offset": 32, "lookups": 32, "samples": 16, "sequence": 16})
 
 
-def partial_layout(params: GatherParams | CombinerParams) -> data.StructLayout:
+def partial_layout(params: MemoryCoreParams | CombinerParams) -> data.StructLayout:
     """One slice of a bag's partial sum; the slices of a partial follow each other, 0 first.
 
     ``count`` lookups of the bag are in this partial (out-of-range ones included), the same on every

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from screc_hw.memory.core import MemoryCore
-from screc_hw.memory.params import GatherParams
+from screc_hw.memory.params import MemoryCoreParams
 from screc_hw.protocol import FEATURE_FIELDS, FEATURE_WORDS, LOOKUP_FIELDS, LoadTarget, pack
 from screc_hw.stream import partial_layout
 from tests.support.pysim import collector, driver, pauses, simulate
@@ -60,7 +60,9 @@ class Bench:
     them and appends what they must give to ``expected``.
     """
 
-    def __init__(self, params: GatherParams, tables: list[Table], *, ring: int = 0, seed: int = 0):
+    def __init__(
+        self, params: MemoryCoreParams, tables: list[Table], *, ring: int = 0, seed: int = 0
+    ):
         self.params, self.tables, self.ring = params, tables, ring
         self.rng = random.Random(seed)
         rng = np.random.default_rng(seed)
@@ -314,7 +316,7 @@ class Outcome:
     first: int
 
 
-def decode(params: GatherParams) -> Any:
+def decode(params: MemoryCoreParams) -> Any:
     """Return a function from a sampled partial to the tuple that :class:`Bench` expects."""
     layout = partial_layout(params)
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from screc_hw.memory.params import GatherParams
+from screc_hw.memory.params import MemoryCoreParams
 from screc_hw.protocol import FEATURE_FIELDS, LoadTarget, pack
 from tests.support.gather import BASE, BOUNDARY, Bench, Slave, Table, run
 from tests.support.pysim import PATTERNS
@@ -12,7 +12,7 @@ from tests.support.pysim import PATTERNS
 
 def params(**change):
     base = {"port_bits": 512, "lanes": 16, "max_features": 4, "max_slices": 4, "rows": 4}
-    return GatherParams(**{**base, "slots": 2, **change})
+    return MemoryCoreParams(**{**base, "slots": 2, **change})
 
 
 def bag(sample, feature, ranks, *, staged=False):

@@ -1,8 +1,8 @@
-"""The core's rate and latency against ``GatherParams.cycles`` and ``fill``."""
+"""The core's rate and latency against ``MemoryCoreParams.cycles`` and ``fill``."""
 
 import pytest
 
-from screc_hw.memory.params import GatherParams
+from screc_hw.memory.params import MemoryCoreParams
 from tests.support.gather import Bench, Table, run
 
 RATE_TOLERANCE = 0.03  # on the cycles between a short and a long section, fill cancelled
@@ -10,7 +10,7 @@ TOTAL_TOLERANCE = 0.10  # fill overlaps the first records' beats
 
 
 def measure(*, dim, lanes, pooling, lookups, latency, port_bits=512, outstanding=64, int4=False):
-    params = GatherParams(
+    params = MemoryCoreParams(
         port_bits=port_bits,
         lanes=lanes,
         outstanding=outstanding,

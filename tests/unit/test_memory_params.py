@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from screc_hw.memory.params import MAX_ROW_BEATS, SECTION_BURST_BEATS, GatherParams
+from screc_hw.memory.params import MAX_ROW_BEATS, SECTION_BURST_BEATS, MemoryCoreParams
 
 GOOD = {"lanes": 16, "max_features": 26, "max_slices": 4, "rows": 8, "slots": 2}
 
@@ -33,7 +33,7 @@ GOOD = {"lanes": 16, "max_features": 26, "max_slices": 4, "rows": 8, "slots": 2}
 )
 def test_parameters_that_cannot_be_built_are_refused(change, text):
     with pytest.raises(ValueError) as caught:  # noqa: PT011 (the whole text is compared)
-        GatherParams(**{**GOOD, **change})
+        MemoryCoreParams(**{**GOOD, **change})
     assert str(caught.value) == text
 
 
@@ -43,13 +43,13 @@ def test_parameters_that_cannot_be_built_are_refused(change, text):
 )
 def test_row_beats_hold_the_longest_int8_row(port_bits, lanes, max_slices, beats):
     change = {"port_bits": port_bits, "lanes": lanes, "max_slices": max_slices}
-    params = GatherParams(**{**GOOD, **change})
+    params = MemoryCoreParams(**{**GOOD, **change})
     assert params.max_row_beats == beats <= MAX_ROW_BEATS
 
 
 @pytest.mark.parametrize(("max_bag", "bits"), [(1, 8), (2, 9), (129, 15), (65535, 24)])
 def test_accumulator_holds_the_longest_bag_and_no_more(max_bag, bits):
-    params = GatherParams(**GOOD, max_bag=max_bag)
+    params = MemoryCoreParams(**GOOD, max_bag=max_bag)
     assert params.acc_bits == bits
     assert -(1 << bits - 1) <= -127 * max_bag
     assert 127 * max_bag < 1 << bits - 1
@@ -60,14 +60,14 @@ def test_accumulator_holds_the_longest_bag_and_no_more(max_bag, bits):
 @pytest.mark.parametrize("outstanding", [2, 32, 64, 128])
 def test_section_places_cover_the_outstanding_rows(port_bits, outstanding):
     change = {"port_bits": port_bits, "lanes": 4, "outstanding": outstanding}
-    params = GatherParams(**{**GOOD, **change})
+    params = MemoryCoreParams(**{**GOOD, **change})
     records = (params.section_beats - 2 * SECTION_BURST_BEATS) * params.records_per_beat
     assert records >= outstanding
     assert params.section_beats & (params.section_beats - 1) == 0
 
 
 def test_cycles_are_the_slowest_of_slices_port_and_flight():
-    params = GatherParams(**GOOD)
+    params = MemoryCoreParams(**GOOD)
     assert params.cycles(lookups=100, slices=1, row_beats=1) == 112.5
     assert params.cycles(lookups=100, slices=4, row_beats=1) == 400
     assert params.cycles(lookups=64, slices=1, row_beats=1, latency=124) == 128
@@ -85,18 +85,20 @@ def test_cycles_are_the_slowest_of_slices_port_and_flight():
     ],
 )
 def test_resources_grow_with_the_parameters(change, resource):
-    params = GatherParams(**GOOD)
+    params = MemoryCoreParams(**GOOD)
     small, large = params.resources(), dataclasses.replace(params, **change).resources()
     assert getattr(large, resource) > getattr(small, resource)
 
 
 def test_a_narrower_port_takes_less():
-    wide, narrow = (GatherParams(**GOOD, port_bits=bits).resources() for bits in (512, 128))
+    wide, narrow = (MemoryCoreParams(**GOOD, port_bits=bits).resources() for bits in (512, 128))
     assert narrow.lut < wide.lut
     assert narrow.ff < wide.ff
 
 
 def test_sums_of_up_to_32_slices_take_the_same_lut_ram():
-    few, many = (GatherParams(**{**GOOD, "max_slices": n}).resources() for n in (2, 32))
+    few, many = (MemoryCoreParams(**{**GOOD, "max_slices": n}).resources() for n in (2, 32))
     assert few == many
-    assert GatherParams(**{**GOOD, "max_slices": 1}).resources().lut < few.lut  # no memory of sums
+    assert (
+        MemoryCoreParams(**{**GOOD, "max_slices": 1}).resources().lut < few.lut
+    )  # no memory of sums

@@ -8,11 +8,11 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In
 
 from screc_hw.memory.core import MemoryCore
-from screc_hw.memory.params import GatherParams
+from screc_hw.memory.params import MemoryCoreParams
 from screc_hw.netlist import check_netlist, convert, run_yosys
 from screc_hw.stream import config_layout
 
-PARAMS = GatherParams(
+PARAMS = MemoryCoreParams(
     port_bits=128, lanes=16, max_features=26, max_slices=4, rows=8, slots=4, outstanding=64
 )
 LUTS_OF = {"RAM32M16": 8, "RAM64M8": 8, "SRL16E": 1, "SRLC32E": 1}

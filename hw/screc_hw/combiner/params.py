@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from screc_hw.model import ModelShape
-from screc_hw.numerics import INT8_MAX, MAX_BAG
+from screc_hw.numerics import MAX_BAG, POOL_BITS, pooled_bits
 from screc_hw.resources import Resources, memory_blocks
 
 COUNT_BITS = MAX_BAG.bit_length() + 1
@@ -47,6 +47,8 @@ class CombinerParams:
         Whether any bag may be a mean (adds one multiplier per lane).
     max_bag
         Longest bag, up to 65535.
+    rowwise, pool_bits, tt_fraction
+        As those of the memory cores: formats of the rows, which set the width of the sums.
     """
 
     lanes: int
@@ -57,6 +59,9 @@ class CombinerParams:
     vector_words: int
     mean: bool = False
     max_bag: int = MAX_BAG
+    rowwise: bool = False
+    pool_bits: int = POOL_BITS
+    tt_fraction: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("rows", "slots"):
@@ -71,8 +76,13 @@ class CombinerParams:
 
     @property
     def acc_bits(self) -> int:
-        """Signed width of a pooled component: max_bag rows of codes in [-127, 127]."""
-        return (INT8_MAX * self.max_bag).bit_length() + 1
+        """Signed width of a pooled component, see ``numerics.pooled_bits``."""
+        return pooled_bits(
+            self.max_bag,
+            rowwise=self.rowwise,
+            pool_bits=self.pool_bits,
+            fraction=self.tt_fraction or 0,
+        )
 
     @property
     def slot_bags(self) -> int:

@@ -9,7 +9,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from screc_hw.memory.layouts import checked_layout, record_layout
-from screc_hw.memory.params import GatherParams
+from screc_hw.memory.params import MemoryCoreParams
 
 
 class BagCheck(wiring.Component):
@@ -42,7 +42,7 @@ class BagCheck(wiring.Component):
     dropped: Signal
     busy: Signal
 
-    def __init__(self, params: GatherParams) -> None:
+    def __init__(self, params: MemoryCoreParams) -> None:
         self._params = params
         super().__init__(
             {

@@ -12,7 +12,7 @@ from screc_hw.axi import ReadSignature
 from screc_hw.memory.bags import BagCheck
 from screc_hw.memory.fetch import ReadMaster
 from screc_hw.memory.layouts import checked_layout, record_layout, request_layout
-from screc_hw.memory.params import GatherParams
+from screc_hw.memory.params import MemoryCoreParams
 from screc_hw.memory.pool import Pool
 from screc_hw.memory.remap import Remap
 from screc_hw.memory.sections import RecordUnpacker, SectionReader
@@ -46,7 +46,7 @@ class AdmissionGate(wiring.Component):
     admitted: Signal
     waiting: Signal
 
-    def __init__(self, params: GatherParams) -> None:
+    def __init__(self, params: MemoryCoreParams) -> None:
         self._params = params
         super().__init__(
             {
@@ -135,7 +135,7 @@ class MemoryCore(wiring.Component):
     clear: Signal
     idle: Signal
 
-    def __init__(self, params: GatherParams) -> None:
+    def __init__(self, params: MemoryCoreParams) -> None:
         self._params = params
         super().__init__(
             {

@@ -9,7 +9,7 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from screc_hw.memory.layouts import OFFSET_BITS, RANK_BITS
-from screc_hw.memory.params import GatherParams
+from screc_hw.memory.params import MemoryCoreParams
 from screc_hw.protocol import FEATURE_FIELDS, FEATURE_WORDS, LoadTarget
 from screc_hw.stream import config_layout, index_bits
 
@@ -68,7 +68,7 @@ class Descriptors(wiring.Component):
     descriptor: Any
     staging: Any
 
-    def __init__(self, params: GatherParams) -> None:
+    def __init__(self, params: MemoryCoreParams) -> None:
         self._params = params
         super().__init__(
             {

@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from screc_hw.axi import BOUNDARY_BYTES, INCR, ReadSignature
 from screc_hw.memory.layouts import burst_layout, count_bits, request_layout, row_layout
-from screc_hw.memory.params import SECTION_BURST_BEATS, GatherParams
+from screc_hw.memory.params import SECTION_BURST_BEATS, MemoryCoreParams
 from screc_hw.stream import Queue
 
 SECTION_ID = 0
@@ -64,7 +64,7 @@ class ReadMaster(wiring.Component):
     error: Signal
     busy: Signal
 
-    def __init__(self, params: GatherParams) -> None:
+    def __init__(self, params: MemoryCoreParams) -> None:
         self._params = params
         super().__init__(
             {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import signed
 from amaranth.lib import data
 
-from screc_hw.memory.params import GatherParams
+from screc_hw.memory.params import MemoryCoreParams
 from screc_hw.protocol import FEATURE_FIELDS, LOOKUP_FIELDS
 from screc_hw.stream import index_bits, lookup_layout
 
@@ -20,7 +20,7 @@ def count_bits(most: int) -> int:
     return most.bit_length()
 
 
-def burst_layout(params: GatherParams, most: int) -> data.StructLayout:
+def burst_layout(params: MemoryCoreParams, most: int) -> data.StructLayout:
     """A read burst of 1 to ``most`` beats from a beat-aligned ``address``."""
     return data.StructLayout({"address": params.address_bits, "beats": count_bits(most)})
 
@@ -40,7 +40,7 @@ def record_layout() -> data.StructLayout:
     )
 
 
-def bag_layout(params: GatherParams) -> data.StructLayout:
+def bag_layout(params: MemoryCoreParams) -> data.StructLayout:
     """Name of a bag as the combiner knows it."""
     return data.StructLayout(
         {
@@ -51,7 +51,7 @@ def bag_layout(params: GatherParams) -> data.StructLayout:
     )
 
 
-def checked_layout(params: GatherParams) -> data.StructLayout:
+def checked_layout(params: MemoryCoreParams) -> data.StructLayout:
     """A lookup of a bag that exists; ``sequence`` is its own sub-batch.
 
     ``last`` ends the bag's partial.
@@ -67,7 +67,7 @@ def checked_layout(params: GatherParams) -> data.StructLayout:
     )
 
 
-def row_layout(params: GatherParams) -> data.StructLayout:
+def row_layout(params: MemoryCoreParams) -> data.StructLayout:
     """How a lookup's beats become slices.
 
     ``zero``: no beats come, and every slice is 0. ``position``: place of slice 0 in the first beat,
@@ -86,7 +86,7 @@ def row_layout(params: GatherParams) -> data.StructLayout:
     )
 
 
-def request_layout(params: GatherParams) -> data.StructLayout:
+def request_layout(params: MemoryCoreParams) -> data.StructLayout:
     """A row to read: ``head`` of its ``row.beats`` beats lie before the next 4 KiB boundary."""
     return data.StructLayout(
         {
@@ -97,7 +97,7 @@ def request_layout(params: GatherParams) -> data.StructLayout:
     )
 
 
-def slice_layout(params: GatherParams) -> data.StructLayout:
+def slice_layout(params: MemoryCoreParams) -> data.StructLayout:
     """Slice ``slice`` of a lookup: ``end`` of the lookup, ``last`` lookup of the partial."""
     return data.StructLayout(
         {

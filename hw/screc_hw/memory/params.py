@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from screc_hw.numerics import INT8_MAX, MAX_BAG
-from screc_hw.protocol import FEATURE_FIELDS, FEATURE_WORDS, MAX_FEATURES
+from screc_hw.numerics import MAX_BAG, POOL_BITS, pooled_bits
+from screc_hw.protocol import FEATURE_FIELDS, FEATURE_WORDS, MAX_FEATURES, ROW_TAIL_BYTES
 from screc_hw.resources import Resources, memory_blocks
 
 MAX_ROW_BEATS = 32
@@ -36,7 +36,7 @@ _LOOKUP_BITS = 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GatherParams:
+class MemoryCoreParams:
     """Compile-time maxima of a memory-centric core.
 
     Parameters
@@ -44,7 +44,8 @@ class GatherParams:
     port_bits
         Width of its AXI4 read port: 128, 256 or 512.
     lanes
-        Components pooled per cycle (one *slice*), a power of two dividing every dimension, 4..64.
+        Components pooled per cycle (one *slice*), a power of two dividing every dimension, 4..128,
+        at most two int8 beats: 4-bit rows then fill a slice with every beat.
     outstanding
         Row beats that may be requested and not yet pooled; to run at line rate, at least the
         memory's latency in cycles.
@@ -56,6 +57,17 @@ class GatherParams:
         Longest bag.
     address_bits
         Width of AXI addresses.
+    rowwise
+        Whether tables may have a scale and bias per row (``int8r``, ``int4r``).
+    pool_bits
+        With ``rowwise``: width of the sums, in units of 2**-24.
+    onchip_beats
+        Beats of on-chip rows, 0 for none.
+    tt_fraction
+        Fraction bits of reconstructed TT rows below the table's row grid; None: no TT rows.
+    pool_beats
+        Slices pooled per cycle, 1 or 2: with 2, DRAM rows have a pool of their own beside that of
+        on-chip and TT rows.
 
     Raises
     ------
@@ -72,6 +84,11 @@ class GatherParams:
     slots: int
     max_bag: int = MAX_BAG
     address_bits: int = 64
+    rowwise: bool = False
+    pool_bits: int = POOL_BITS
+    onchip_beats: int = 0
+    tt_fraction: int | None = None
+    pool_beats: int = 1
 
     def __post_init__(self) -> None:
         if self.port_bits not in (128, 256, 512):
@@ -80,10 +97,22 @@ class GatherParams:
             value = getattr(self, name)
             if value < 1 or value & (value - 1):
                 raise ValueError(f"{name} must be a power of two, not {value}")
-        if not 4 <= self.lanes <= 64:
-            raise ValueError(f"lanes must lie in 4..64, not {self.lanes}")
-        if self.lanes * 8 > self.port_bits:
-            raise ValueError(f"lanes {self.lanes} must fit a beat of {self.port_bits // 8} bytes")
+        if not 4 <= self.lanes <= 128:
+            raise ValueError(f"lanes must lie in 4..128, not {self.lanes}")
+        if self.lanes * 4 > self.port_bits:
+            raise ValueError(
+                f"lanes {self.lanes} must fit a beat of {self.port_bits // 8} bytes, two each"
+            )
+        if not 32 <= self.pool_bits <= 64:
+            raise ValueError(f"pool_bits must lie in 32..64, not {self.pool_bits}")
+        if self.onchip_beats < 0:
+            raise ValueError(f"onchip_beats must not be negative, not {self.onchip_beats}")
+        if self.tt_fraction is not None and not 0 <= self.tt_fraction <= 10:
+            raise ValueError(f"tt_fraction must lie in 0..10, not {self.tt_fraction}")
+        if self.pool_beats not in (1, 2):
+            raise ValueError(f"pool_beats must be 1 or 2, not {self.pool_beats}")
+        if self.pool_beats == 2 and not self.onchip_beats and self.tt_fraction is None:
+            raise ValueError("pool_beats 2 needs on-chip or TT rows beside those in DRAM")
         for name, limit in (("max_features", MAX_FEATURES), ("max_slices", MAX_SLICES)):
             value = getattr(self, name)
             if not 1 <= value <= limit:
@@ -116,8 +145,9 @@ class GatherParams:
 
     @property
     def max_row_beats(self) -> int:
-        """Beats of the longest row, int8."""
-        return -(-self.max_slices * self.lanes // self.beat_bytes)
+        """Beats of the longest row, int8 or int8r."""
+        tail = ROW_TAIL_BYTES if self.rowwise else 0
+        return -(-(self.max_slices * self.lanes + tail) // self.beat_bytes)
 
     @property
     def positions(self) -> int:
@@ -135,8 +165,29 @@ class GatherParams:
 
     @property
     def acc_bits(self) -> int:
-        """Signed width of a pooled component: max_bag rows of codes in [-127, 127]."""
-        return (INT8_MAX * self.max_bag).bit_length() + 1
+        """Signed width of a pooled component, see ``numerics.pooled_bits``."""
+        return pooled_bits(
+            self.max_bag,
+            rowwise=self.rowwise,
+            pool_bits=self.pool_bits,
+            fraction=self.tt_fraction or 0,
+        )
+
+    @property
+    def code_bits(self) -> int:
+        """Signed width of a component before it is scaled and added."""
+        return max(8 + self.rowwise, 8 + (self.tt_fraction or 0))
+
+    @property
+    def halves(self) -> int:
+        """Beats that a slice of bytes takes where one holds less than a slice: 2, else 1."""
+        return max(1, self.lanes * 8 // self.port_bits)
+
+    @property
+    def tiers(self) -> tuple[str, ...]:
+        """Sources of rows that are built, in the order of their lanes; DRAM serves staged rows."""
+        onchip = ("onchip",) if self.onchip_beats else ()
+        return ("dram", *onchip, *(("tt",) if self.tt_fraction is not None else ()))
 
     @property
     def sequence_bits(self) -> int:

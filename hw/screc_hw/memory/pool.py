@@ -7,7 +7,7 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from screc_hw.memory.layouts import slice_layout
-from screc_hw.memory.params import GatherParams
+from screc_hw.memory.params import MemoryCoreParams
 from screc_hw.stream import partial_layout
 
 
@@ -34,7 +34,7 @@ class Pool(wiring.Component):
     o: stream.Interface
     busy: Signal
 
-    def __init__(self, params: GatherParams) -> None:
+    def __init__(self, params: MemoryCoreParams) -> None:
         self._params = params
         super().__init__(
             {

@@ -17,7 +17,7 @@ from screc_hw.memory.layouts import (
     count_bits,
     request_layout,
 )
-from screc_hw.memory.params import GatherParams
+from screc_hw.memory.params import MemoryCoreParams
 from screc_hw.protocol import FEATURE_FIELDS
 from screc_hw.stream import config_layout
 
@@ -58,7 +58,7 @@ class Remap(wiring.Component):
 
     STAGES = 9
 
-    def __init__(self, params: GatherParams) -> None:
+    def __init__(self, params: MemoryCoreParams) -> None:
         self._params = params
         super().__init__(
             {

@@ -9,7 +9,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from screc_hw.memory.layouts import burst_layout, count_bits, record_layout, section_info_layout
-from screc_hw.memory.params import RECORD_BYTES, SECTION_BURST_BEATS, GatherParams
+from screc_hw.memory.params import RECORD_BYTES, SECTION_BURST_BEATS, MemoryCoreParams
 from screc_hw.stream import lookup_layout, section_layout
 
 
@@ -44,7 +44,7 @@ class SectionReader(wiring.Component):
     info: stream.Interface
     busy: Signal
 
-    def __init__(self, params: GatherParams) -> None:
+    def __init__(self, params: MemoryCoreParams) -> None:
         self._params = params
         super().__init__(
             {
@@ -127,7 +127,7 @@ class RecordUnpacker(wiring.Component):
     o: stream.Interface
     busy: Signal
 
-    def __init__(self, params: GatherParams) -> None:
+    def __init__(self, params: MemoryCoreParams) -> None:
         self._params = params
         super().__init__(
             {

@@ -9,7 +9,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from screc_hw.memory.layouts import row_layout, slice_layout
-from screc_hw.memory.params import GatherParams
+from screc_hw.memory.params import MemoryCoreParams
 from screc_hw.stream import index_bits
 
 
@@ -41,7 +41,7 @@ class Slicer(wiring.Component):
     o: stream.Interface
     busy: Signal
 
-    def __init__(self, params: GatherParams) -> None:
+    def __init__(self, params: MemoryCoreParams) -> None:
         self._params = params
         super().__init__(
             {

@@ -110,7 +110,8 @@ def load_queue(model: QuantModel, params: DeviceParams, layout: Layout) -> LoadQ
         plan.append(
             (LoadTarget.GATHER_FEATURES, core, gather_descriptors(layout, shape, params, core))
         )
-        staging = [place.staging_offset, place.staging_beats]
+        rows_end = place.lookup_offset // layout.beat_bytes
+        staging = [place.staging_offset, place.staging_beats, rows_end]
         plan.append((LoadTarget.GATHER_STAGING, core, staging))
     every = protocol.ALL_CORES
     plan += [
