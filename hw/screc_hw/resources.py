@@ -39,13 +39,17 @@ RAM_WIDTH_36K = 72
 """Widest simple dual-port RAMB36 (512 × 72). Source: UG573, block RAM resources."""
 
 
+URAM_DEPTH = 4096
+"""Words of a URAM288, 72 bits each; memories at least as deep are put there. Source: UG573."""
+
+
 def memory_blocks(depth: int, width: int) -> Resources:
     """Blocks for a simple dual-port memory: LUT RAM up to 64 deep, RAMB36, URAM from 4096 deep."""
     if depth <= 32:
         return Resources(lut=-(-width // 14) * 8)  # RAM32M16: 14 bits a slice of 8 LUT
     if depth <= 64:
         return Resources(lut=-(-width // 7) * 8)  # RAM64M8: 7 bits a slice of 8 LUT
-    if depth >= 4096:
-        return Resources(uram=-(-width // 72) * -(-depth // 4096))  # URAM288: 4096 × 72
+    if depth >= URAM_DEPTH:
+        return Resources(uram=-(-width // 72) * -(-depth // URAM_DEPTH))
     halves = -(-width // 36) * -(-depth // 512)  # RAMB18: 512 × 36
     return Resources(bram36=halves / 2)

@@ -115,6 +115,7 @@ class Bench:
         self.config += [
             (LoadTarget.GATHER_STAGING, 0, self.ring_base),
             (LoadTarget.GATHER_STAGING, 1, ring),
+            (LoadTarget.GATHER_STAGING, 2, len(self.image) // beat),
             # other targets are not for this core
             (LoadTarget.COMBINER_FEATURES, 0, (1 << 64) - 1),
             (LoadTarget.PROGRAM, 1, (1 << 64) - 1),

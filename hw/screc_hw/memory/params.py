@@ -23,6 +23,12 @@ CREDIT_LOOP_CYCLES = 3
 """Cycles a row beat's place in the FIFO is held beyond the memory's latency (request register, FIFO
 and slicer). Measured: tests/unit/test_memory_cycles.py."""
 
+ONCHIP_READS = 16
+"""Beats that may be read from on-chip memory and not yet taken: its latency and the FIFO's."""
+
+REQUEST_DEPTH = 16
+"""Lookups that may wait for their lane before those of other lanes wait behind them."""
+
 MAX_SLICES = (1 << FEATURE_FIELDS["slices"][1]) - 1
 """Most slices of a row, the descriptor's limit."""
 
