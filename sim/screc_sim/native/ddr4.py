@@ -155,6 +155,11 @@ class Ddr4:
         bounds = (self.peak_gb_per_s, self.tfaw_gb_per_s(accesses), self.trc_gb_per_s(accesses))
         return min(bounds) * (1 - self.refreshing)
 
+    def idle_cycles(self, period_ps: int) -> int:
+        """Cycles of a port of this period that a read takes when nothing else is under way."""
+        clocks = self.clocks(self.trcd_ns) + self.cl + self.burst
+        return math.ceil((self.path_ns * 1000 + clocks * self.tck_ps) / period_ps)
+
     def job_values(self) -> dict[str, Any]:
         """Values for the programs, in clocks and picoseconds."""
         half = round(self.path_ns * 1000 / 2)
