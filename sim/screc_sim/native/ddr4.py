@@ -72,7 +72,8 @@ class Ddr4:
     age_ns
         Time after which a read no longer waits for row hits of others. Assumed.
     accepted
-        Accesses taken from the port that wait for the queue. Assumed.
+        Accesses taken from the port that are on their way to the queue or wait for it. Assumed;
+        enough for the path not to be the limit.
     path_ns
         From the port to the queue and from the data to the port together. Derived: an idle read
         then takes 260 ns, what AMD's example ``axi_burst_performance`` implies for a U200's
@@ -98,7 +99,7 @@ class Ddr4:
     map: str = "row_column_bank"
     queue: int = 32
     age_ns: float = 1000.0
-    accepted: int = 16
+    accepted: int = 64
     path_ns: float = 228.0
 
     def __post_init__(self) -> None:
