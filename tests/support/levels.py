@@ -6,11 +6,17 @@ and reset are ends as its data is, so are the pins of a RAM, and the enables and
 Levels are counted as slices of an UltraScale+ device build them:
 
 - a LUT of any size, and an asynchronous read of a LUT RAM or shift register: 1;
-- MUXF7 to MUXF9, and inverters (the next LUT takes them): 0;
+- MUXF7 to MUXF9 behind LUTs: 0, so that a wide function is one level from all of its inputs, those
+  that select too;
+- inverters, which the next LUT takes: 0;
 - a carry chain of any length with the LUTs in front of it: 1. The LUT at its S belongs to it, and
-  so does one at DI that fits the same place (five inputs for both). What else enters a chain, from
-  a register or from further logic, pays its level;
+  so does one at DI with the same inputs, six for both: Yosys compares three bits there, where a
+  LUT with two outputs compares two in a longer chain. What else enters a chain, from a register or
+  from further logic, pays its level;
 - what a chain gives to another LUT starts the next level.
+
+Yosys makes the longest path short and then saves LUTs on the others, up to its length: a path is
+what it is reported to be, but where one is too long, others may be as long without need.
 
 Nets at the data and mode pins of a DSP must come straight from registers; what a DSP without its
 output register, or a block RAM, gives must go straight to flip-flops, which Vivado moves into it
@@ -21,6 +27,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -41,25 +48,30 @@ CLOCK = re.compile(r"(W|RD|WR)?CLK(ARD|BWR)?[ABLU]?|C")
 DSP_CONTROL = re.compile(r"CE.*|RST.*|CLK")
 CARRY_WIDTH = {"CARRY4": 4, "CARRY8": 8}
 
+FLAT = "$flatten\\"
+
 Pin = tuple[str, str, int]
 """Cell, port and bit of the port; an empty cell is the top module."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Path:
-    """A path of ``levels`` from ``start`` to ``end``; ``steps`` are its cells and their nets.
+    """A path of ``levels`` from the register ``start`` to the ``pin`` of the register ``end``.
 
-    The name of a net is one that a person wrote, if any: of an end, the register's output.
+    Registers are called by what they drive. ``steps`` are the cells, the start first, with the
+    level and name of the net that each drives; nets that Yosys made have none.
     """
 
     levels: int
     start: str
     end: str
-    steps: tuple[str, ...]
+    pin: str
+    steps: tuple[tuple[str, int, str], ...]
 
     def __str__(self) -> str:
-        lines = [f"{self.levels} levels: {self.start} -> {self.end}"]
-        return "\n".join(lines + [f"    {step}" for step in self.steps])
+        between = [f"{cell}:{level} {net}".strip() for cell, level, net in self.steps[1:]]
+        way = " > ".join([self.steps[0][0], *_runs(between), self.pin])
+        return f"{self.levels} levels: {self.start} -> {self.end}: {way}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,10 +137,13 @@ class _Graph:
         if not name:
             return []
         cell = self.cells[name]
+        inputs = cell.nets("input")
         if LUT.fullmatch(cell.type):
-            return [(bit, 1) for _, _, bit in cell.nets("input")]
-        if WIDE_MUX.fullmatch(cell.type) or cell.type == "INV":
-            return [(bit, 0) for _, _, bit in cell.nets("input")]
+            return [(bit, 1) for _, _, bit in inputs]
+        if WIDE_MUX.fullmatch(cell.type):
+            return [(bit, int(pin == "S" or not self._wide(bit))) for pin, _, bit in inputs]
+        if cell.type == "INV":
+            return [(bit, 0) for _, _, bit in inputs]
         if cell.type in CARRY_WIDTH:
             return list(self._carry(cell, port, index))
         if LUT_RAM.fullmatch(cell.type) or SHIFT.fullmatch(cell.type):
@@ -147,13 +162,19 @@ class _Graph:
                 data = pins["DI"][bit]
                 if isinstance(data, int):
                     other = self._lut(data)
-                    yield data, 0 if other and lut and len(other | lut) <= 5 else 1
+                    yield data, 0 if other and lut and len(other | lut) <= 6 else 1
         for first in ("CI", "CYINIT"):
             for net in pins.get(first, []):
                 if isinstance(net, int):
                     driver = self.driver[net][0]
                     chained = driver and self.cells[driver].type in CARRY_WIDTH
                     yield net, 0 if chained else 1
+
+    def _wide(self, net: int) -> bool:
+        """Whether ``net`` is the part of a wide function: a LUT's or another multiplexer's."""
+        name = self.driver[net][0]
+        kinds = (LUT, WIDE_MUX, LUT_RAM)
+        return bool(name) and any(kind.fullmatch(self.cells[name].type) for kind in kinds)
 
     def _lut(self, net: Any) -> frozenset[int] | None:
         """Inputs of the LUT that drives ``net``, None where it is none."""
@@ -213,18 +234,23 @@ class _Graph:
         return nets[::-1]
 
     def names(self, wanted: Iterable[int]) -> dict[int, str]:
-        """Return a readable name of each net: the shortest that a person wrote, with its bit."""
+        """Return a name of each net, with its bit; "" where it has none but Yosys' own.
+
+        A net may have kept several of the names that it had in the modules that it passes: a
+        register's own comes first, then the deepest.
+        """
         left = set(wanted)
-        found: dict[int, tuple[bool, int, str]] = {}
+        found: dict[int, tuple[bool, int, int, str]] = {}
         for name, net in self.module["netnames"].items():
-            if left.isdisjoint(net["bits"]):
+            if net["hide_name"] or left.isdisjoint(net["bits"]):
                 continue
             for index, bit in enumerate(net["bits"]):
                 if bit in left:
                     label = f"{name}[{index}]" if len(net["bits"]) > 1 else name
-                    key = ("$" in name, len(name), label)
+                    own = "register" in net["attributes"]
+                    key = (not own, -name.count("."), len(name), label)
                     found[bit] = min(found.get(bit, key), key)
-        return {bit: found[bit][2] if bit in found else f"net {bit}" for bit in left}
+        return {bit: found[bit][-1] if bit in found else "" for bit in left}
 
 
 def _known(cell: str) -> bool:
@@ -252,7 +278,7 @@ def _registered(cell: _Cell) -> bool:
 
 
 def worst_paths(netlist: MappedNetlist, top: int = 5, *, within: str = "") -> list[Path]:
-    """Return the longest paths, one for each pair of starting and ending register.
+    """Return the longest paths, one for each register that they end at.
 
     Parameters
     ----------
@@ -261,48 +287,46 @@ def worst_paths(netlist: MappedNetlist, top: int = 5, *, within: str = "") -> li
     top
         Most paths to return.
     within
-        Only ends whose name starts so (``engine.pool.``).
+        Only registers whose name starts so (``pool.``); the names of ports have no dot.
     """
     graph = _Graph(netlist)
     ends = sorted(graph.ends(), key=lambda end: -graph.level[end[0]])
-    # equal paths of many bits stand before what is next, so more are traced than returned
-    paths: dict[tuple[str, str], Path] = {}
-    for first in range(0, len(ends), 4096):
-        part = [(graph.path(net), pin) for net, pin in ends[first : first + 4096]]
-        outputs = {pin[0]: _outputs(graph, pin) for _, pin in part}
-        names = graph.names({*(n for nets, _ in part for n in nets), *outputs.values()} - {None})
-        for nets, pin in part:
-            register = names.get(outputs[pin[0]], pin[0]) if pin[0] else ""
-            if not (register or pin[1]).startswith(within):
-                continue
-            path = _describe(graph, nets, pin, register, names)
-            paths.setdefault((_vector(path.start), _vector(path.end)), path)
-            if len(paths) == top:
-                return list(paths.values())
+    names = graph.names(_named_by(graph, cell) for cell in graph.cells)
+    paths: dict[str, Path] = {}
+    for net, (cell, port, _) in ends:
+        name = names[_named_by(graph, cell)] or cell if cell else port
+        register = re.sub(r"\[\d+\]$", "", name)
+        if register in paths or not name.startswith(within):
+            continue
+        pin = f"{graph.cells[cell].type}.{port}" if cell else "port"
+        paths[register] = _describe(graph, net, name, pin)
+        if len(paths) == top:
+            break
     return list(paths.values())
 
 
-def _outputs(graph: _Graph, pin: Pin) -> int | None:
-    """Return a net that names the register a pin belongs to: its first output."""
-    if not pin[0]:
-        return None
-    return next((net for _, _, net in graph.cells[pin[0]].nets("output")), None)
+def _named_by(graph: _Graph, cell: str) -> int:
+    """Return the net that names a cell, its first output; -1 for none."""
+    if not cell:
+        return -1
+    return next((net for _, _, net in graph.cells[cell].nets("output")), -1)
 
 
-def _describe(
-    graph: _Graph, nets: Sequence[int], pin: Pin, register: str, names: dict[int, str]
-) -> Path:
+def _describe(graph: _Graph, end: int, name: str, pin: str) -> Path:
+    nets = graph.path(end)
+    names = graph.names(nets)
     steps = []
     for net in nets:
-        name, port, index = graph.driver[net]
-        kind = f"{graph.cells[name].type} {port}[{index}]" if name else "port"
-        steps.append(f"{graph.level[net]:2} {kind} {names[net]}")
-    kind = f"{register} ({graph.cells[pin[0]].type} {pin[1]})" if pin[0] else f"port {pin[1]}"
-    return Path(graph.level[nets[-1]], names[nets[0]], kind, tuple(steps))
+        cell, port, _ = graph.driver[net]
+        steps.append((graph.cells[cell].type if cell else "port", graph.level[net], names[net]))
+    cell, port, _ = graph.driver[nets[0]]
+    return Path(graph.level[end], names[nets[0]] or f"{cell} {port}", name, pin, tuple(steps))
 
 
-def _vector(name: str) -> str:
-    return re.sub(r"\[\d+\]", "", name)
+def _runs(steps: Sequence[str]) -> list[str]:
+    """Write equal neighbours once, with their number."""
+    runs = [(step, len(list(group))) for step, group in itertools.groupby(steps)]
+    return [f"{count} x {step}" if count > 1 else step for step, count in runs]
 
 
 def violations(netlist: MappedNetlist) -> list[Violation]:
@@ -333,8 +357,9 @@ def violations(netlist: MappedNetlist) -> list[Violation]:
     names = graph.names(net for _, _, net, _ in found)
     first: dict[tuple[str, str, str], Violation] = {}
     for rule, (name, port, index), net, other in found:
-        pin = f"{graph.cells[name].type} {name} {port}[{index}]"
-        first.setdefault((rule, name, port), Violation(rule, pin, f"{other} at {names[net]}"))
+        pin = f"{graph.cells[name].type} {name.removeprefix(FLAT)} {port}[{index}]"
+        where = f"{other} {names[net]}".strip()
+        first.setdefault((rule, name, port), Violation(rule, pin, where))
     return list(first.values())
 
 
