@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
-from amaranth.lib import data, memory, stream, wiring
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, unsigned
+from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from screc_hw.memory.layouts import lane_piece_layout, piece_layout, value_layout
@@ -13,6 +13,9 @@ from screc_hw.memory.params import MemoryCoreParams
 from screc_hw.stream import partial_layout
 
 __all__ = ["PieceMerge", "Pool"]
+
+COLUMN_LANES = 8
+"""Lanes of sums in one memory: simulators are slow with words of thousands of bits."""
 
 
 class PieceMerge(wiring.Component):
@@ -162,24 +165,12 @@ class Pool(wiring.Component):
         result = self.o.payload
         so_far = result.acc
         if p.max_slices * self._lanes > 1:
-            # an address of lane and slice; distributed, for its output is a register then
-            lane_bits = (self._lanes - 1).bit_length()
-            depth = self._lanes << (p.max_slices - 1).bit_length()
-            store: memory.Memory[Any, Any] = memory.Memory(
-                shape=acc_layout, depth=depth, init=[], attrs={"ram_style": "distributed"}
+            stored = self._store(
+                m, sums, write=advance & held_valid, read=advance, at=(held, piece)
             )
-            m.submodules.store = store
-            write_port, read_port = store.write_port(), store.read_port()
-            slice_bits = (p.max_slices - 1).bit_length()
-            m.d.comb += [
-                read_port.en.eq(advance),
-                read_port.addr.eq(Cat(piece.slice[:slice_bits], piece.lane[:lane_bits])),
-                write_port.en.eq(advance & held_valid),
-                write_port.addr.eq(Cat(held.slice[:slice_bits], held.lane[:lane_bits])),
-                write_port.data.eq(sums),
-            ]
-            so_far = Mux(held_again, result.acc, read_port.data)
-        before = data.View(acc_layout, Mux(held_fresh, 0, so_far))
+            so_far = Mux(held_again, result.acc, stored)
+        before: Any = Signal(acc_layout)
+        m.d.comb += before.eq(Mux(held_fresh, 0, so_far))
         for index in range(p.lanes):
             m.d.comb += sums[index].eq(before[index] + held.data[index])
         with m.If(advance):
@@ -196,3 +187,35 @@ class Pool(wiring.Component):
                 ]
         m.d.comb += self.busy.eq(held_valid | self.o.valid | ~first.all())
         return m
+
+    def _store(
+        self, m: Module, sums: Any, *, write: Value, read: Value, at: tuple[Any, Any]
+    ) -> Value:
+        """Build the memory, ``sums`` of every lane and slice; return those read a cycle ago.
+
+        ``at``: the pieces whose sums are written and read.
+        """
+        p = self._params
+        slice_bits, lane_bits = ((n - 1).bit_length() for n in (p.max_slices, self._lanes))
+        addresses = [Cat(piece.slice[:slice_bits], piece.lane[:lane_bits]) for piece in at]
+        shape = unsigned(min(p.lanes, COLUMN_LANES) * p.acc_bits)
+        read_data = []
+        for column in range(p.lanes * p.acc_bits // shape.width):
+            # distributed, for its output is a register then
+            store: memory.Memory[Any, Any] = memory.Memory(
+                shape=shape,
+                depth=self._lanes << slice_bits,
+                init=[],
+                attrs={"ram_style": "distributed"},
+            )
+            m.submodules[f"store_{column}"] = store
+            write_port, read_port = store.write_port(), store.read_port()
+            m.d.comb += [
+                write_port.en.eq(write),
+                write_port.addr.eq(addresses[0]),
+                write_port.data.eq(sums.as_value().word_select(column, shape.width)),
+                read_port.en.eq(read),
+                read_port.addr.eq(addresses[1]),
+            ]
+            read_data.append(read_port.data)
+        return Cat(*read_data)
