@@ -201,19 +201,29 @@ class MemoryCoreParams:
         return 16
 
     def cycles(
-        self, *, lookups: float, slices: float, row_beats: float, latency: float = 0.0
+        self,
+        *,
+        lookups: float,
+        slices: float,
+        row_beats: float,
+        latency: float = 0.0,
+        onchip: float = 0.0,
+        records: bool = True,
     ) -> float:
         """Steady-state cycles for ``lookups`` rows of ``slices`` slices and ``row_beats`` beats.
 
-        One slice is pooled per cycle, one beat arrives per cycle, and the lookup records share the
-        port with the rows. The bursts that ``outstanding`` beats allow are under way for
-        ``latency`` cycles (request accepted to first data beat) and their own length: a slow memory
-        limits the rows.
+        One lookup enters, one beat arrives and one slice per pool is added per cycle, and the
+        lookup records share the port with the rows, unless ``records`` is false because they come
+        from elsewhere. A share ``onchip`` of the rows is read on chip, a beat per cycle too. The
+        bursts that ``outstanding`` beats allow are under way for ``latency`` cycles (request
+        accepted to first data beat) and their own length: a slow memory limits the rows.
         """
-        port = row_beats + RECORD_BYTES / self.beat_bytes
+        dram = 1 - onchip
+        port = dram * row_beats + (RECORD_BYTES / self.beat_bytes if records else 0)
+        pooled = slices * (max(dram, onchip) if self.pool_beats == 2 else 1)
         bursts = max(1.0, self.outstanding // max(row_beats, 1.0))
         flight = (latency + CREDIT_LOOP_CYCLES + row_beats) / bursts
-        return lookups * max(slices, port, flight)
+        return lookups * max(1, pooled, port, onchip * row_beats, dram * flight)
 
     @staticmethod
     def fill(*, latency: float) -> float:
