@@ -35,7 +35,7 @@ def results():
         small(format="int8r", dim=32, pooling=20),
         small(format="int8r", dim=64, source="gowalla", pooling=None),
         small(dim=64, source="uniform", ddr4=Ddr4(), row_beats=20_000),
-        small(source="uniform", latency=400),
+        small(source="uniform", latency=400, row_beats=20_000),
     ]
     shown = []
     found = bench_gather.bench_gather(
