@@ -8,7 +8,7 @@ from amaranth.sim import Simulator
 
 from screc_hw.combiner.core import Combiner
 from screc_hw.combiner.finish import Mean
-from screc_hw.combiner.params import MEAN_LATENCY, REQUANTISE_LATENCY, CombinerParams
+from screc_hw.combiner.params import CombinerParams
 from screc_hw.model import FeatureShape, ModelShape, TableShape
 from screc_hw.numerics import mean_reciprocal, requantise
 from screc_hw.protocol import COMBINER_FIELDS, LoadTarget, pack
@@ -511,8 +511,10 @@ def test_partials_per_bag_grow_with_the_cores_it_meets(pooling, inputs, parts):
 
 
 def test_latencies_are_those_of_the_pipelines():
-    assert Requantise.latency == REQUANTISE_LATENCY
-    assert Mean.latency == MEAN_LATENCY
+    for params in (SMALL, dataclasses.replace(SMALL, rowwise=True)):
+        assert Requantise(params.acc_bits, 1).latency == params.requantise_latency
+        assert Mean(params).latency == params.mean_latency
+    assert dataclasses.replace(SMALL, mean=False).mean_latency == 0
 
 
 @pytest.mark.parametrize(

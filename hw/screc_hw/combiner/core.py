@@ -141,12 +141,14 @@ class Combiner(wiring.Component):
         busy = Signal()
         # partials are under way from the first register that holds one, wanted or not
         adding = merging | merge.o.valid | ~accumulate.idle
-        m.d.sync += busy.eq(waiting | ~admit.idle | self.begin.valid | adding)
+        m.d.sync += [
+            busy.eq(waiting | ~admit.idle | self.begin.valid | adding),
+            accumulate.taken.eq(finish.words.valid & finish.words.ready),
+        ]
         m.d.comb += [
             self.config.ready.eq(1),
             admit.features.eq(self.features),
             self.admitted.eq(admit.admitted),
-            accumulate.taken.eq(finish.words.valid & finish.words.ready),
             finish.ahead.eq(accumulate.ahead),
             self.idle.eq(~busy),
         ]

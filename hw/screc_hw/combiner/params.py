@@ -11,19 +11,25 @@ from screc_hw.resources import Resources, memory_blocks
 COUNT_BITS = MAX_BAG.bit_length() + 1
 """A bag's count of lookups so far, plus a sticky bit above the longest bag."""
 
-ACCUMULATE_LATENCY = 5
-"""Cycles from a part's entry to its sum: three for the count, two for the accumulator."""
+ACCUMULATE_LATENCY = 6
+"""Cycles from a part's entry to its sum: four for the count, two for the accumulator."""
 
-REQUANTISE_LATENCY = 7
-"""As ``requantise.Requantise.latency`` (that module needs Amaranth; a test compares the two)."""
+MULTIPLY_LATENCY, MULTIPLY_LATENCY_WIDE = 3, 4
+"""As ``requantise.Multiply.latency`` (that module needs Amaranth; a test compares the two)."""
 
-MEAN_LATENCY = 6
-"""Multiply, shift and round of the mean."""
+DSP_BITS = 27
+"""Widest sum that is one DSP48E2 to multiply; above, it takes two."""
+
+REQUANTISE_STEPS = 4
+"""Behind the multiplier: coarse and fine shift, round, clamp."""
+
+MEAN_STEPS = 3
+"""Behind the multiplier: two shifts, the last one with the round."""
 
 ADMISSION_CYCLES = 2
 """Per sub-batch, beside its headers: its ``begin`` and its count."""
 
-OUTPUT_LATENCY = 6
+OUTPUT_LATENCY = 8
 """Word number, output queue, and back to the count of free places."""
 
 
@@ -95,10 +101,25 @@ class CombinerParams:
         return self.slots * self.slot_bags << (self.max_slices - 1).bit_length()
 
     @property
+    def multiply_latency(self) -> int:
+        """Cycles of multiplying a sum."""
+        return MULTIPLY_LATENCY if self.acc_bits <= DSP_BITS else MULTIPLY_LATENCY_WIDE
+
+    @property
+    def requantise_latency(self) -> int:
+        """Cycles from a sum, or its mean, to int8."""
+        return self.multiply_latency + REQUANTISE_STEPS
+
+    @property
+    def mean_latency(self) -> int:
+        """Cycles from a sum to its mean; 0 without means."""
+        return self.multiply_latency + MEAN_STEPS if self.mean else 0
+
+    @property
     def queue_depth(self) -> int:
         """Finished words that may be under way: enough for one slice per cycle."""
-        latency = ACCUMULATE_LATENCY + REQUANTISE_LATENCY + OUTPUT_LATENCY
-        return 1 << (latency + (MEAN_LATENCY if self.mean else 0) - 1).bit_length()
+        latency = ACCUMULATE_LATENCY + self.requantise_latency + OUTPUT_LATENCY
+        return 1 << (latency + self.mean_latency - 1).bit_length()
 
     def cycles(self, model: ModelShape, *, partials_per_bag: float) -> float:
         """Cycles per sub-batch in steady state: one header, and one slice of a part, per cycle.
