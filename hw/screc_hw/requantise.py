@@ -24,6 +24,10 @@ FINE_BITS = 2
 """Low bits of the shift that the second shifter stage takes."""
 
 
+GROUPS = 5
+"""Groups of bits above the result that one register sums up."""
+
+
 class Multiply(wiring.Component):
     """``acc * m`` per lane.
 
@@ -217,7 +221,7 @@ class Requantise(wiring.Component):
             product = multiply.y[lane]
             window = Signal(base, name=f"window_{lane}")
             sign = Signal(2, name=f"sign_{lane}")
-            beyond = Signal(name=f"beyond_{lane}")
+            beyond = Signal(-(-len(groups) // GROUPS), name=f"beyond_{lane}")
             shifted = Signal(self._bits, name=f"shifted_{lane}")
             excess = Signal(name=f"excess_{lane}")
             rounded = Signal(signed(self._bits + 1), name=f"rounded_{lane}")
@@ -228,14 +232,15 @@ class Requantise(wiring.Component):
                 else counts[k] & (product[at:] ^ product[-1].replicate(product_bits - at)).any()
                 for k, at in enumerate(groups)
             )
+            parts = [differs[k : k + GROUPS].any() for k in range(0, len(groups), GROUPS)]
             above = window[self._bits :] ^ sign[0].replicate(step - 1)
             with m.If(self.enable):
                 m.d.sync += [
                     window.eq(product >> (coarse << FINE_BITS)),
                     sign.eq(Cat(product[-1], sign[0])),
-                    beyond.eq(differs.any()),
+                    beyond.eq(Cat(*parts)),
                     shifted.eq(window >> fine),
-                    excess.eq(beyond | (above >> fine).any()),
+                    excess.eq(beyond.any() | (above >> fine).any()),
                     rounded.eq((Cat(shifted, sign[1]).as_signed() + 1) >> 1),
                     over.eq(excess & ~sign[1]),
                     under.eq(excess & sign[1]),

@@ -93,9 +93,7 @@ class MappedNetlist:
     @property
     def resources(self) -> Resources:
         """The counts in the form of the estimates."""
-        return Resources(
-            lut=self.lut, ff=self.ff, dsp=self.dsp, bram36=self.bram36, uram=self.uram
-        )
+        return Resources(lut=self.lut, ff=self.ff, dsp=self.dsp, bram36=self.bram36, uram=self.uram)
 
 
 def synthesise(

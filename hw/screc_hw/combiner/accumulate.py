@@ -209,7 +209,8 @@ class Accumulate(wiring.Component):
             *(sink.data[name].eq(header[name]) for name in fields),
             source.addr.eq(self._bag_of_all(stages[0])),
         ]
-        read = [Signal.like(source.data, name=f"header_{n}", reset_less=True) for n in (2, 3, 4)]
+        # with a reset, the memory's output register cannot become part of a shift register
+        read = [Signal.like(source.data, name=f"header_{n}", reset_less=n > 2) for n in (2, 3, 4)]
         m.d.sync += [later.eq(sooner) for sooner, later in itertools.pairwise([source.data, *read])]
         m.d.comb += self.ahead.feature.eq(stages[3].feature)
         if params.mean:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Array, Module, Signal
+from amaranth.hdl import Array, Module, Signal, Value
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from screc_hw.combiner.layouts import bag_address, header_layout, part_layout, zero_layout
 from screc_hw.combiner.params import CombinerParams
 from screc_hw.protocol import COMBINER_FIELDS, LoadTarget
-from screc_hw.stream import Queue, bag_header_layout, config_layout, index_bits
+from screc_hw.stream import Queue, SkidBuffer, bag_header_layout, config_layout, index_bits
 
 __all__ = ["Admit", "ZeroFill"]
 
@@ -26,7 +26,7 @@ class Admit(wiring.Component):
 
     **Latency** 2 cycles per sub-batch, plus its headers. **Throughput** 1 header per cycle; an
     empty bag of n slices takes n cycles. **Backpressure** ``begin`` waits for a slot, ``bags`` for
-    the zeros of earlier empty bags; ``bags.ready`` is a register.
+    the zeros of earlier empty bags; both ``ready`` are registers.
 
     Parameters
     ----------
@@ -94,36 +94,42 @@ class Admit(wiring.Component):
         m = Module()
         params = self._params
         m.submodules.zeros = zeros = Queue(zero_layout(params), ZERO_QUEUE)
-        wiring.connect(m, wiring.flipped(self.zeros), zeros.o)
-        take, open_, final = Signal(), Signal(), Signal()
+        m.submodules.next_zeros = next_zeros = SkidBuffer(zero_layout(params))
+        wiring.connect(m, zeros.o, next_zeros.i)
+        wiring.connect(m, wiring.flipped(self.zeros), next_zeros.o)
+        take, final = Signal(), Signal()
+        begin_ready, bags_ready = Signal(), Signal()
+        m.d.comb += [
+            self.begin.ready.eq(begin_ready),
+            self.bags.ready.eq(bags_ready),
+            self.started.eq(self.begin.valid & begin_ready),
+            take.eq(self.bags.valid & bags_ready),
+            self.count.eq(self.features << (params.rows - 1).bit_length()),
+        ]
         row, feature = self._walk(m, take, final)
         credit = self._credit(m)
         room = zeros.level <= ZERO_QUEUE - 4
-        m.d.sync += open_.eq(0)
+        m.d.sync += [begin_ready.eq(0), bags_ready.eq(0)]
         with m.FSM() as fsm:
             with m.State("Begin"):
-                m.d.comb += [
-                    self.begin.ready.eq(credit),
-                    self.started.eq(self.begin.valid & credit),
-                ]
+                m.d.sync += begin_ready.eq(credit & ~self.started)
                 with m.If(self.started):
-                    m.next = "Bags"
-                    m.d.sync += open_.eq(room)
                     with m.If(self.features == 0):
                         m.next = "Admit"
-                        m.d.sync += open_.eq(0)
+                    with m.Else():
+                        m.d.sync += bags_ready.eq(room)
+                        m.next = "Bags"
             with m.State("Bags"):
-                m.d.comb += [self.bags.ready.eq(open_), take.eq(self.bags.valid & open_)]
-                m.d.sync += open_.eq(room & ~(take & final))
+                m.d.sync += bags_ready.eq(room & ~(take & final))
                 with m.If(take & final):
                     m.next = "Admit"
             with m.State("Admit"):
                 m.d.sync += [
+                    begin_ready.eq(credit),
                     self.admitted.eq(self.admitted + 1),
                     self.slot.eq(self.slot + 1 if params.slots > 1 else 0),
                 ]
                 m.next = "Begin"
-        m.d.comb += self.count.eq(self.features << (params.rows - 1).bit_length())
         header = self.headers.payload
         m.d.sync += [
             self.headers.valid.eq(take),
@@ -172,11 +178,8 @@ class Admit(wiring.Component):
                 ]
         return row, feature
 
-    def _credit(self, m: Module) -> Signal:
-        """Count each core's free slots; return whether the core that is next has one.
-
-        Two cycles late, as the next sub-batch begins two cycles after this one or later.
-        """
+    def _credit(self, m: Module) -> Value:
+        """Count each core's free slots; return whether the core that is next had one."""
         size = self._params.slots // self._cores
         core = Signal(range(self._cores))
         with m.If(self.started):
@@ -189,9 +192,7 @@ class Admit(wiring.Component):
                 free.eq(free - taken + self.release[c]),
                 available[c].eq((free > 1) | ((free == 1) & ~taken)),
             ]
-        credit = Signal()
-        m.d.sync += credit.eq(available[core])
-        return credit
+        return available[core]
 
     def _find_empty(
         self, m: Module, take: Signal, row: Signal, feature: Signal, empty: stream.Interface
