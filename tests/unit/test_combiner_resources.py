@@ -55,5 +55,12 @@ def test_any_combiner(params, inputs, cores):
 @pytest.mark.parametrize("inputs", [1, 4])
 @pytest.mark.parametrize("mean", [False, True])
 @pytest.mark.parametrize("rowwise", [False, True])
+def test_paths_of_every_kind(rowwise, mean, inputs):
+    check(shape(16, rowwise=rowwise, mean=mean), inputs, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("rowwise", "mean", "inputs"), [(False, False, 1), (True, True, 4)])
 def test_combiner_of_a_wide_port(rowwise, mean, inputs):
-    check(shape(64, rowwise=rowwise, mean=mean), inputs, 1)
+    check(shape(64, rowwise=rowwise, mean=mean, vector_words=32), inputs, 1)
