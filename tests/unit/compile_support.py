@@ -131,7 +131,8 @@ def bits(word, low, width):
 
 def descriptor(words, feature):
     """Decode a memory core's feature descriptor."""
-    w = words[4 * feature : 4 * feature + 4]
+    w = words[8 * feature : 8 * feature + 8]
+    assert w[7] == 0
     return {
         "base": bits(w[0], 0, 48),
         "row_beats": bits(w[0], 48, 6),
@@ -139,6 +140,7 @@ def descriptor(words, feature):
         "stride": 1 << bits(w[0], 55, 4) if bits(w[0], 54, 1) else 64 * bits(w[0], 48, 6),
         "int4": bits(w[0], 59, 1),
         "enable": bits(w[0], 60, 1),
+        "rowwise": bits(w[0], 61, 1),
         "first": bits(w[1], 0, 32),
         "last": bits(w[1], 32, 32),
         "stripe_log2": bits(w[2], 0, 5),
@@ -166,6 +168,7 @@ def gather(compiled, block):
     for write in block.staged:
         at = targets[1, write.core][0] + 64 * write.beat
         assert 64 * write.beat + len(write.data) <= 64 * targets[1, write.core][1]
+        assert at + len(write.data) <= 64 * targets[1, write.core][2]
         memories[write.core][at : at + len(write.data)] = write.data
     ((_, body),) = split_blocks(block.queue)
     for core, (section, memory) in enumerate(zip(block.sections, memories, strict=True)):
@@ -175,7 +178,7 @@ def gather(compiled, block):
         records = struct.unpack(f"<{lookups}Q", section[: 8 * lookups])
         keys = [(bits(r, 44, 16), bits(r, 32, 12)) for r in records]
         assert keys == sorted(keys)
-        staging, ring = targets[1, core]
+        staging, ring, limit = targets[1, core]
         for i, (record, key) in enumerate(zip(records, keys, strict=True)):
             assert bits(record, 61, 1) == (i + 1 == len(keys) or keys[i + 1] != key)
             d = descriptor(targets[0, core], key[1])
@@ -188,6 +191,7 @@ def gather(compiled, block):
                 assert d["first"] <= rank < d["last"]
                 assert rank & ((1 << d["stripe_log2"]) - 1) == d["residue"]
                 address = d["base"] + ((rank - d["first"]) >> d["stripe_log2"]) * d["stride"]
+            assert address + d["stride"] <= 64 * limit
             codes = np.array(row_codes(memory, address, d, lanes))
             sums[key] = sums.get(key, 0) + codes
             counts[key] = counts.get(key, 0) + 1
