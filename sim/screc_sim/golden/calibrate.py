@@ -188,8 +188,8 @@ def _check_sums(table: TableShape, source: RowSource, peak: float) -> None:
     if peak > limit:
         raise CalibrationError(
             f"table {table.name!r}: row values reach {peak:g}, and the sum of {MAX_BAG} of them "
-            f"could exceed {POOL_BITS} bits in units of 2**-{FP16_FRACTION_BITS}; they must be at most "
-            f"{limit:g} in magnitude for a scale per row"
+            f"could exceed {POOL_BITS} bits in units of 2**-{FP16_FRACTION_BITS}; for a scale per "
+            f"row they must be at most {limit:g} in magnitude"
         )
 
 

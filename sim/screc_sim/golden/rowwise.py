@@ -75,9 +75,9 @@ def pack_rows(rows: PackedRows, format_: str) -> NDArray[np.uint8]:
 
     ``int4r`` puts two codes in a byte, the first one in the low nibble.
     """
-    codes = rows.codes
+    codes: NDArray[np.uint8] = rows.codes
     if format_ == "int4r":
-        codes = codes[:, ::2] | codes[:, 1::2] << 4
+        codes = (codes[:, ::2] | codes[:, 1::2] << 4).astype(np.uint8, copy=False)
     tail = np.stack([rows.scale, rows.bias], axis=1).astype("<f2", copy=False).view(np.uint8)
     return np.concatenate([codes, tail], axis=1)
 
