@@ -112,7 +112,8 @@ class RequestEncoder:
         self._mean = np.array([f.mode == "mean" for f in shape.features], bool)
         # figures of the tables, one entry per feature
         self._table = np.array([f.table for f in shape.features], np.int64)
-        self._dram_rows = np.array([t.dram_rows for t in layout.tables], np.int64)[self._table]
+        resident = np.array([t.resident_rows for t in layout.tables], np.int64)
+        self._resident_rows = resident[self._table]
         self._shift = np.array([t.shift for t in layout.tables], np.int64)[self._table]
 
     @classmethod
@@ -172,7 +173,7 @@ class RequestEncoder:
             raise ConfigError(str(error), field="log") from error
         lookups = self._rank(batch)
         place = _sample_major(lookups)
-        staged_mask = lookups.rank >= self._dram_rows[lookups.feature]
+        staged_mask = lookups.rank >= self._resident_rows[lookups.feature]
         staged = self._stager.stage(
             self._table[lookups.feature[staged_mask]], lookups.rank[staged_mask]
         )

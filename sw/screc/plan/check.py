@@ -56,7 +56,7 @@ def check(device: DevicePlan, params: DeviceParams, problem: Problem) -> Checked
         ranges = next((t.ranges for t in device.tables if t.table == table.shape.name), ())
         _check_coverage(table.shape.name, table.shape.rows, ranges)
     utilisation = _check_capacities(device, params, problem)
-    counts = {table.table: table.dram_rows for table in device.tables}
+    counts = {table.table: table.resident_rows for table in device.tables}
     rows = [counts[table.shape.name] for table in problem.tables]
     per_sample, reads = _times(device, params, problem, rows)
     return Checked(per_sample, utilisation, reads)
@@ -133,7 +133,7 @@ def _imbalance(device: DevicePlan, tables: Sequence[TableDemand]) -> float:
     plans = {plan.table: plan for plan in device.tables}
     for table in tables:
         plan, rates = plans[table.shape.name], table.rates
-        loads += rates.tail(rates.rates, plan.dram_rows) * table.row_beats / cores
+        loads += rates.tail(rates.rates, plan.resident_rows) * table.row_beats / cores
         for r in plan.ranges:
             if r.tier != "dram" or r.core is None:
                 continue
