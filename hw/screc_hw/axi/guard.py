@@ -99,6 +99,7 @@ class ReadGuard(wiring.Component):
         self._through = Signal()  # and goes to the port
         self._asker = Signal(id_bits)
         self._length = Signal(8)
+        self._turn = Signal(len(ids), init=1)  # one-hot: whose beats are answered
         self._port_owes = Signal(count)
         self._owed = [Signal(count, name=f"owed_{number}") for number in ids]
 
@@ -130,7 +131,7 @@ class ReadGuard(wiring.Component):
             length.eq(i.arlen),
         ]
 
-        turn = Signal(len(self._owed), init=1)  # whose beats are answered
+        turn = self._turn
         answers = Signal(len(self._owed))
         with m.If(~answers.any()):
             m.d.sync += turn.eq(turn.rotate_left(1))
