@@ -171,6 +171,11 @@ class MemoryCoreParams:
         return 1 << (need - 1).bit_length()
 
     @property
+    def port_beats(self) -> int:
+        """Beats of rows and records that the core may have asked for and not received."""
+        return self.outstanding + self.section_beats
+
+    @property
     def acc_bits(self) -> int:
         """Signed width of a pooled component, see ``numerics.pooled_bits``."""
         return pooled_bits(
