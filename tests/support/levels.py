@@ -15,8 +15,8 @@ Levels are counted as slices of an UltraScale+ device build them:
   from further logic, pays its level;
 - what a chain gives to another LUT starts the next level.
 
-Yosys makes the longest path short and then saves LUTs on the others, up to its length: a path is
-what it is reported to be, but where one is too long, others may be as long without need.
+Yosys makes the longest path short and then saves LUTs on the others, up to its length: where one is
+too long, others may be as long without need.
 
 Nets at the data and mode pins of a DSP must come straight from registers; what a DSP without its
 output register, or a block RAM, gives must go straight to flip-flops, which Vivado moves into it
@@ -287,16 +287,19 @@ def worst_paths(netlist: MappedNetlist, top: int = 5, *, within: str = "") -> li
     top
         Most paths to return.
     within
-        Only registers whose name starts so (``pool.``); the names of ports have no dot.
+        Only paths from or to a register whose name starts so (``pool.``); ports have no dot.
     """
     graph = _Graph(netlist)
     ends = sorted(graph.ends(), key=lambda end: -graph.level[end[0]])
-    names = graph.names(_named_by(graph, cell) for cell in graph.cells)
+    names = graph.names(_named_by(graph, cell) for cell in ["", *graph.cells])
     paths: dict[str, Path] = {}
     for net, (cell, port, _) in ends:
         name = names[_named_by(graph, cell)] or cell if cell else port
         register = re.sub(r"\[\d+\]$", "", name)
-        if register in paths or not name.startswith(within):
+        if register in paths:
+            continue
+        start, _, _ = graph.driver[graph.path(net)[0]]
+        if not (name.startswith(within) or names[_named_by(graph, start)].startswith(within)):
             continue
         pin = f"{graph.cells[cell].type}.{port}" if cell else "port"
         paths[register] = _describe(graph, net, name, pin)
