@@ -32,6 +32,14 @@ class Between(wiring.Component):
         return m
 
 
+def held(m, value, stages):
+    for _ in range(stages):
+        later = Signal(value.shape(), reset_less=True)
+        m.d.sync += later.eq(value)
+        value = later
+    return value
+
+
 def choose(m, data, select):
     return Array(data)[select]
 
@@ -56,14 +64,6 @@ def read_lut_ram(m, address, data):
     return port.data
 
 
-def delay(m, data):
-    for _ in range(20):
-        later = Signal(reset_less=True)
-        m.d.sync += later.eq(data)
-        data = later
-    return data
-
-
 DEPTHS = {
     # name: widths of the inputs, of the result, logic, levels
     "wire": ([1], 1, lambda m, a: a, 0),
@@ -79,7 +79,7 @@ DEPTHS = {
     "parities": ([256, 16], 16, add_parities, 2),  # 16 bits: the chain's own LUT ends the XOR
     "read": ([5, 8], 8, read_lut_ram, 1),
     "read_xor": ([5, 8], 4, lambda m, a, d: (w := read_lut_ram(m, a, d))[:4] ^ w[4:], 2),
-    "delay": ([1], 1, delay, 0),
+    "delay": ([1], 1, lambda m, a: held(m, a, 20), 0),
 }
 
 
@@ -169,15 +169,6 @@ def test_enables_and_resets_are_ends():
     assert (path.levels, path.pin) == (2, "FDRE.CE")
 
 
-def held(m, value, registered):
-    signal = Signal(value.shape(), reset_less=True)
-    if registered:
-        m.d.sync += signal.eq(value)
-    else:
-        m.d.comb += signal.eq(value)
-    return signal
-
-
 def product(before, after):
     def function(m, a, b):
         result = held(m, held(m, a ^ b, before) * b, after)
@@ -203,20 +194,22 @@ RAM_OUTPUT = "output of a RAM not registered"
 
 
 @pytest.mark.parametrize(
-    ("widths", "result", "function", "rules"),
+    ("widths", "result", "function", "shifts", "rules"),
     [
-        ([16, 16], 32, product(True, True), set()),
-        ([16, 16], 32, product(False, True), {LOGIC_BEFORE}),
-        ([16, 16], 32, product(True, False), {DSP_OUTPUT}),
-        ([9, 36], 1, read_block_ram(True), set()),
-        ([9, 36], 1, read_block_ram(False), {RAM_OUTPUT}),
+        ([16, 16], 32, product(1, 1), 0, set()),
+        ([16, 16], 32, product(8, 8), 16 + 32, set()),
+        ([16, 16], 32, product(0, 1), 0, {LOGIC_BEFORE}),
+        ([16, 16], 32, product(1, 0), 0, {DSP_OUTPUT}),
+        ([9, 36], 1, read_block_ram(8), 36, set()),
+        ([9, 36], 1, read_block_ram(0), 0, {RAM_OUTPUT}),
     ],
 )
-def test_pins_of_dsps_and_rams_are_registered(widths, result, function, rules):
+def test_pins_of_dsps_and_rams_are_registered(widths, result, function, shifts, rules):
     netlist = synthesise(Between(widths, result, function))
     assert netlist.dsp + 2 * netlist.bram36 == 1
+    assert netlist.cells["SRL16E"] == shifts
     assert {violation.rule for violation in violations(netlist)} == rules
-    assert_levels(netlist, 2, dsp=False)
+    assert_levels(netlist, 2, registered=False)
     if rules:
         with pytest.raises(AssertionError, match=r"not registered:\n.*(DSP48E2|RAMB18E2) "):
             assert_levels(netlist)
