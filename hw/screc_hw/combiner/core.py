@@ -52,7 +52,7 @@ class Combiner(wiring.Component):
     Members
     -------
     features : In(12)
-        Features of the sub-batch, sampled when ``begin`` is taken.
+        Features of the sub-batch, held while ``begin`` is valid.
     begin : In(stream, empty payload)
     bags : In(stream.Signature(bag_header_layout))
         Row by row, feature by feature.
