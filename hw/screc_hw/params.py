@@ -172,7 +172,7 @@ class DeviceParams:
         """Estimate the device's resources: the sum of its cores, the shell excluded."""
         return (
             self.memory * self.gather.resources()
-            + self.combiner.resources(inputs=self.memory)
+            + self.combiner.resources(inputs=self.memory, cores=self.compute)
             + self.compute * self.core.resources()
             + self.host.resources(memory=self.memory, compute=self.compute)
         )

@@ -22,6 +22,7 @@ from screc_hw.memory.params import MemoryCoreParams
 from screc_hw.protocol import LOOKUP_FIELDS
 
 __all__ = [
+    "DeepQueue",
     "Queue",
     "SkidBuffer",
     "bag_header_layout",
@@ -223,5 +224,72 @@ class Queue(wiring.Component):
             self.o.valid.eq(queue.r_rdy),
             queue.r_en.eq(self.o.ready),
             self.level.eq(queue.level),  # type: ignore[attr-defined]
+        ]
+        return m
+
+
+class DeepQueue(wiring.Component):
+    """A FIFO whose handshakes and memory output are registers, for long paths around it.
+
+    **Latency** 3 cycles. **Throughput** 1 transfer per cycle. **Backpressure** ``i.ready`` is a
+    register, 0 while fewer than three places are left; constant 1 where places are ``reserved``.
+
+    Parameters
+    ----------
+    shape
+        Payload shape.
+    depth
+        Entries that fit for certain, at least 2.
+    reserved
+        Whoever writes has seen to it that no more than ``depth`` entries are held.
+
+    Members
+    -------
+    i : In(stream.Signature(shape, always_ready=reserved))
+    o : Out(stream.Signature(shape))
+    busy : Out(1)
+        An entry is held.
+    """
+
+    i: stream.Interface
+    o: stream.Interface
+    busy: Signal
+
+    def __init__(
+        self, shape: ShapeLike | ShapeCastable, depth: int, *, reserved: bool = False
+    ) -> None:
+        if depth < 2:
+            raise ValueError(f"DeepQueue depth must be at least 2, not {depth!r}")
+        self._shape = shape
+        self._depth = depth
+        self._reserved = reserved
+        super().__init__(
+            {
+                "i": In(stream.Signature(shape, always_ready=reserved)),
+                "o": Out(stream.Signature(shape)),
+                "busy": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Put the library's block-RAM FIFO between registers."""
+        m = Module()
+        width = Shape.cast(self._shape).width
+        # its memory has one entry less, a power of two, so that its pointers wrap by themselves
+        entries = (1 << (self._depth - 1).bit_length()) + 1
+        m.submodules.fifo = queue = fifo.SyncFIFOBuffered(width=width, depth=entries)
+        m.submodules.skid = skid = SkidBuffer(self._shape)
+        wiring.connect(m, skid.o, wiring.flipped(self.o))
+        level: Signal = queue.level  # type: ignore[attr-defined]
+        if not self._reserved:
+            # a cycle old: one entry more may be there, and one is being written
+            m.d.sync += self.i.ready.eq(level + 2 < entries)
+        m.d.comb += [
+            queue.w_data.eq(self.i.payload),
+            queue.w_en.eq(self.i.valid & self.i.ready),
+            skid.i.payload.eq(queue.r_data),
+            skid.i.valid.eq(queue.r_rdy),
+            queue.r_en.eq(skid.i.ready),
+            self.busy.eq((level != 0) | skid.o.valid),
         ]
         return m

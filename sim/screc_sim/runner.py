@@ -221,11 +221,11 @@ def build(
         started = time.perf_counter()
         _compile(simulator, ordered, top, folder, args, waves)
         done.touch()
-    _prune(folder.parent)
+    prune(folder.parent)
     return Build(simulator, top, folder, waves, time.perf_counter() - started)
 
 
-def _prune(cache: Path) -> None:
+def prune(cache: Path) -> None:
     """Drop the least recently used builds beyond :data:`KEPT_BUILDS`."""
     used: dict[Path, float] = {}
     for done in cache.glob("*/done"):

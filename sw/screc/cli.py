@@ -13,8 +13,9 @@ import click
 from screc import __version__
 from screc.errors import ConfigError, ScrecError
 
-BENCHES: dict[str, str] = {"encode": "screc.bench_encode"}
-"""Benchmarks by name: a module with ``bench(progress) -> list[dict]``."""
+BENCHES: dict[str, str] = {"encode": "screc.bench_encode", "gather": "screc.bench_gather"}
+"""Benchmarks by name: a module with ``bench() -> list[dict]``, and ``COLUMNS`` for people where
+there are more than a table holds."""
 
 
 PACKED = ("int4r", "int8r", "byte")
@@ -211,7 +212,8 @@ def bench(name: str, as_json: bool) -> None:
     """Measure a part of the tool on this machine."""
     import importlib
 
-    results = importlib.import_module(BENCHES[name]).bench()
+    module = importlib.import_module(BENCHES[name])
+    results = module.bench()
     if as_json:
         emit_json({"bench": name, "results": results})
         return
@@ -219,11 +221,18 @@ def bench(name: str, as_json: bool) -> None:
     from rich.table import Table
 
     table = Table(title=f"bench {name}")
-    for column in results[0]:
+    columns = getattr(module, "COLUMNS", tuple(results[0]))
+    for column in columns:
         table.add_column(column, justify="right")
     for row in results:
-        table.add_row(*(f"{v:,.3g}" if isinstance(v, float) else str(v) for v in row.values()))
+        table.add_row(*(_cell(row[column]) for column in columns))
     Console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.3g}" if isinstance(value, float) else str(value)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -21,10 +21,32 @@ BASE = 0x3_4560_0000
 
 
 @dataclasses.dataclass
+class Span:
+    """A tier's range of ranks: those in [first, last) with the residue."""
+
+    first: int = 0
+    last: int = 0
+    stripe_log2: int = 0
+    residue: int = 0
+
+    def ranks(self) -> list[int]:
+        """Ranks here, in order."""
+        step = 2**self.stripe_log2
+        return [r for r in range(self.first, self.last) if r % step == self.residue]
+
+    def local(self, rank: int) -> int | None:
+        """Local row of a rank, None where it is not here."""
+        here = self.ranks()
+        return here.index(rank) if rank in here else None
+
+
+@dataclasses.dataclass
 class Table:
     """Part of a table on this core: codes ``(local rows, dim)`` of ranks in [first, last).
 
-    ``codes`` are random where None; ``base`` is the next free place where None.
+    ``codes`` are random where None; ``base`` is the next free place where None. ``onchip`` and
+    ``tt`` are ranges of those tiers; the rows on chip are random. Row-wise rows have random scales
+    and biases, of magnitudes below ``spread``.
     """
 
     dim: int
@@ -36,13 +58,44 @@ class Table:
     base: int | None = None
     enable: bool = True
     codes: Any = None
+    rowwise: bool = False
+    onchip: Span | None = None
+    tt: Span | None = None
+    spread: float = 8.0
+
+    def span(self) -> Span:
+        """Range of the rows in DRAM."""
+        return Span(self.first, self.last, self.stripe_log2, self.residue)
 
     def local(self, rank: int) -> int | None:
-        """Local row of a rank, None where it is not here."""
-        if not (self.enable and self.first <= rank < self.last):
-            return None
-        here = [r for r in range(self.first, self.last) if r % 2**self.stripe_log2 == self.residue]
-        return here.index(rank) if rank in here else None
+        """Local row of a rank in DRAM, None where it is not here."""
+        return self.span().local(rank) if self.enable else None
+
+    @property
+    def size(self) -> int:
+        """Bytes of a row."""
+        return (self.dim // 2 if self.int4 else self.dim) + 4 * self.rowwise
+
+    def random_row(self, rng: np.random.Generator) -> bytes:
+        """Stored form of a row of random codes, scale and bias."""
+        limit = 8 if self.int4 else 128
+        codes = rng.integers(-limit, limit, self.dim)
+        tail = b""
+        if self.rowwise:
+            exponents = rng.uniform(-24, np.log2(self.spread), 2)
+            tail = (rng.choice([-1.0, 1.0], 2) * 2.0**exponents).astype(np.float16).tobytes()
+        return row_bytes(codes, self.int4) + tail
+
+    def values(self, raw: bytes) -> np.ndarray:
+        """Integer components of a stored row, row-wise ones in units of 2**-24."""
+        body = np.frombuffer(raw[: self.size - 4 * self.rowwise], np.uint8).astype(object)
+        if self.int4:
+            body = np.stack([body & 15, body >> 4], axis=1).reshape(-1)
+        if self.rowwise:
+            scale, bias = np.frombuffer(raw[-4:], np.float16).astype(float) * 2.0**24
+            return body * int(scale) + int(bias)
+        half = 8 if self.int4 else 128
+        return np.where(body >= half, body - 2 * half, body)
 
 
 def row_bytes(codes: np.ndarray, int4: bool) -> bytes:
@@ -72,49 +125,72 @@ class Bench:
         self.commands: list[dict[str, int]] = []
         self.expected: list[tuple[Any, ...]] = []
         self.range_errors = self.lookups = 0
-        self.staged: dict[tuple[int, int], np.ndarray] = {}
         self.config: list[tuple[LoadTarget, int, int]] = []
         beat = params.beat_bytes
+        self.onchip = bytearray()
+        self.rows: list[list[bytes]] = []
+        self.onchip_rows: list[list[bytes]] = []
         for index, table in enumerate(tables):
-            size = table.dim // 2 if table.int4 else table.dim
-            sub = size < beat
-            stride = 1 << (size - 1).bit_length() if sub else -(-size // beat) * beat
-            count = sum(
-                r % 2**table.stripe_log2 == table.residue for r in range(table.first, table.last)
-            )
-            limit = 8 if table.int4 else 128
+            sub = table.size < beat
+            stride = 1 << (table.size - 1).bit_length() if sub else -(-table.size // beat) * beat
             if table.codes is None:
-                table.codes = rng.integers(-limit, limit, (count, table.dim))
-            table.codes = np.asarray(table.codes)
+                rows = [table.random_row(rng) for _ in table.span().ranks()]
+            else:
+                rows = [row_bytes(np.asarray(row), table.int4) for row in table.codes]
+            self.rows.append(rows)
             base = self._grow(table.base)
-            for row in table.codes:
-                self.image += row_bytes(row, table.int4).ljust(stride, b"\xa5")
+            for row in rows:
+                self.image += row.ljust(stride, b"\xa5")
             self.row_ranges.append((base, self._align()))
+            fast = table.onchip or Span()
+            fast_base = len(self.onchip) // beat
+            self.onchip_rows.append([table.random_row(rng) for _ in fast.ranks()])
+            for row in self.onchip_rows[-1]:
+                self.onchip += row.ljust(stride, b"\x5a")
+            self.onchip += bytes(-len(self.onchip) % beat)
+            tt = table.tt or Span()
             word = pack(
                 FEATURE_FIELDS,
                 base=base,
-                row_beats=-(-size // beat),
+                row_beats=-(-table.size // beat),
                 sub_beat=int(sub),
                 stride_log2=stride.bit_length() - 1 if sub else 0,
                 int4=int(table.int4),
+                rowwise=int(table.rowwise),
                 enable=int(table.enable),
                 first=table.first,
                 last=table.last,
                 stripe_log2=table.stripe_log2,
                 residue=table.residue,
                 slices=table.dim // params.lanes,
+                onchip_base=fast_base,
+                onchip_first=fast.first,
+                onchip_last=fast.last,
+                onchip_stripe_log2=fast.stripe_log2,
+                onchip_residue=fast.residue,
+                tt_first=tt.first,
+                tt_last=tt.last,
+                tt_stripe_log2=tt.stripe_log2,
+                tt_residue=tt.residue,
+                tt_table=index + 7,
             )
             for i in range(FEATURE_WORDS):
                 value = word >> 64 * i & (1 << 64) - 1
                 target = LoadTarget.GATHER_FEATURES
                 self.config.append((target, index * FEATURE_WORDS + i, value))
+        for i in range(0, len(self.onchip), 8):
+            value = int.from_bytes(self.onchip[i : i + 8], "little")
+            self.config.append((LoadTarget.GATHER_ROWS, i // 8, value))
         self.ring_base = self._grow(None)
-        self.image += bytes(rng.integers(0, 256, ring * beat, dtype=np.uint8))
+        # as fp16, no infinities and no NaN
+        ring_bytes = rng.integers(0, 1 << 16, ring * beat // 2, dtype=np.uint16) & 0xBFFF
+        self.image += ring_bytes.tobytes()
         if ring:
             self.row_ranges.append((self.ring_base, len(self.image)))
         self.config += [
             (LoadTarget.GATHER_STAGING, 0, self.ring_base),
             (LoadTarget.GATHER_STAGING, 1, ring),
+            (LoadTarget.GATHER_STAGING, 2, len(self.image) // beat),
             # other targets are not for this core
             (LoadTarget.COMBINER_FEATURES, 0, (1 << 64) - 1),
             (LoadTarget.PROGRAM, 1, (1 << 64) - 1),
@@ -134,22 +210,28 @@ class Bench:
         self.image += bytes(-len(self.image) % self.params.beat_bytes)
         return len(self.image)
 
-    def _row(self, feature: int, rank: int, staged: bool) -> np.ndarray | None:
-        """Codes of a lookup, None where it is out of range."""
+    def _row(self, feature: int, rank: int, staged: bool) -> tuple[str, Any]:
+        """Lane and components of a lookup, None where it is out of range."""
         table = self.tables[feature]
-        if not staged:
-            local = table.local(rank)
-            return None if local is None else table.codes[local]
-        size = table.dim // 2 if table.int4 else table.dim
-        beats = -(-size // self.params.beat_bytes)
-        if not table.enable or rank + beats > self.ring:
-            return None
-        start = self.ring_base + rank * self.params.beat_bytes
-        raw = np.frombuffer(bytes(self.image[start : start + size]), np.uint8)
-        if not table.int4:
-            return raw.astype(np.int8).astype(np.int64)
-        nibbles = np.stack([raw & 15, raw >> 4], axis=1).reshape(-1).astype(np.int64)
-        return np.where(nibbles > 7, nibbles - 16, nibbles)
+        if not table.enable:
+            return "dram", None
+        if staged:
+            if rank + -(-table.size // self.params.beat_bytes) > self.ring:
+                return "dram", None
+            start = self.ring_base + rank * self.params.beat_bytes
+            return "dram", self._grid(table, bytes(self.image[start : start + table.size]))
+        if (local := table.local(rank)) is not None:
+            return "dram", self._grid(table, self.rows[feature][local])
+        if table.onchip is not None and (local := table.onchip.local(rank)) is not None:
+            return "onchip", self._grid(table, self.onchip_rows[feature][local])
+        if table.tt is not None and (local := table.tt.local(rank)) is not None:
+            return "tt", np.array(tt_row(self.params, feature + 7, local, table.dim), object)
+        return "dram", None
+
+    def _grid(self, table: Table, raw: bytes) -> Any:
+        """Components as they are added."""
+        shift = 0 if table.rowwise else self.params.tt_fraction or 0
+        return table.values(raw) * 2**shift
 
     def section(
         self, records: list[tuple[int, int, int, bool, bool]], *, samples: int, sequence: int = 0
@@ -190,22 +272,33 @@ class Bench:
         p = self.params
         sample, feature = run[0][:2]
         rows = [self._row(feature, rank, staged) for _, _, rank, staged, _ in run]
-        self.range_errors += sum(row is None for row in rows)
-        total = sum((row for row in rows if row is not None), np.zeros(self.tables[feature].dim))
-        parts = total.astype(int).reshape(-1, p.lanes)
+        self.range_errors += sum(row is None for _, row in rows)
         slot = ((sequence + sample // p.rows) & 0xFFFF) % p.slots
-        for index, part in enumerate(parts):
-            self.expected.append(
-                (
-                    slot,
-                    sample % p.rows,
-                    feature,
-                    index,
-                    int(index == len(parts) - 1),
-                    len(run),
-                    tuple(part.tolist()),
+        for lane in p.tiers:
+            mine = [row for here, row in rows if here == lane]
+            if not mine:
+                continue
+            zero = np.zeros(self.tables[feature].dim, object)
+            parts = sum((row for row in mine if row is not None), zero).reshape(-1, p.lanes)
+            for index, part in enumerate(parts):
+                self.expected.append(
+                    (
+                        slot,
+                        sample % p.rows,
+                        feature,
+                        index,
+                        int(index == len(parts) - 1),
+                        len(mine),
+                        tuple(int(x) for x in part),
+                    )
                 )
-            )
+
+
+def tt_row(params: MemoryCoreParams, table: int, local: int, dim: int) -> list[int]:
+    """Components that the stand-in of a reconstructor gives for a row."""
+    rng = random.Random(f"{table}.{local}")
+    half = 1 << params.code_bits - 1
+    return [rng.randrange(-half, half) for _ in range(dim)]
 
 
 class Slave:
@@ -398,7 +491,34 @@ def run(
         memory.requests_at_hold = len(memory.requests)
         await collect(ctx)
 
+    async def reconstruct(ctx: Any) -> None:
+        rows: deque[list[int]] = deque()
+        idle, busy = pauses(slave.get("idle", "none"), 8), pauses(back, 9)
+        dims = [table.dim for table in bench.tables]
+        lanes = bench.params.lanes
+        valid = False
+        while True:
+            ready = not busy()
+            valid = valid or (bool(rows) and not idle())
+            ctx.set(core.tt_requests.ready, int(ready))
+            ctx.set(core.tt_rows.valid, int(valid))
+            if valid:
+                ctx.set(core.tt_rows.payload, rows[0])
+            _, _, asked, table, local, taken = await ctx.tick().sample(
+                core.tt_requests.valid,
+                core.tt_requests.payload.table,
+                core.tt_requests.payload.local,
+                core.tt_rows.ready,
+            )
+            if valid and taken:
+                rows.popleft()
+                valid = False
+            if asked and ready:
+                row = tt_row(bench.params, table, local, dims[table - 7])
+                rows.extend(row[i : i + lanes] for i in range(0, len(row), lanes))
+
     background = [
+        *([reconstruct] if "tt" in bench.params.tiers else []),
         take if hold else collect,
         memory.process,
         watch,
@@ -417,10 +537,17 @@ def run(
         cycles=cycles,
         settle=settle,
     )
-    assert partials == bench.expected
+    if bench.params.tiers == ("dram",):
+        assert partials == bench.expected
+    else:  # lanes overtake each other, but the slices of a partial follow each other
+        assert sorted(partials) == sorted(bench.expected)
+        for before, after in itertools.pairwise(partials):
+            same = before[:3] == after[:3] and after[3] == before[3] + 1
+            assert after[3] == 0 if before[4] else same
     assert counters["range_errors"] == bench.range_errors
     assert counters["lookups"] == bench.lookups
-    assert counters["beats"] == sum(beats for _, _, beats in memory.requests)
+    if bench.params.tiers == ("dram",):
+        assert counters["beats"] == sum(beats for _, _, beats in memory.requests)
     assert counters["idle"] == 1
     assert memory.most_rows <= bench.params.outstanding
     return Outcome(partials, memory, loaded["done"], counters, loaded["first"])

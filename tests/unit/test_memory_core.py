@@ -6,7 +6,7 @@ import pytest
 
 from screc_hw.memory.params import MemoryCoreParams
 from screc_hw.protocol import FEATURE_FIELDS, LoadTarget, pack
-from tests.support.gather import BASE, BOUNDARY, Bench, Slave, Table, run
+from tests.support.gather import BASE, BOUNDARY, Bench, Slave, Span, Table, run
 from tests.support.pysim import PATTERNS
 
 
@@ -23,30 +23,44 @@ def bag(sample, feature, ranks, *, staged=False):
 def fuzzed(seed, port_bits):
     """A bench of random tables and of records of which about a third are wrong in some way."""
     rng = random.Random(f"{seed}-{port_bits}")
-    lanes = rng.choice([lanes for lanes in (4, 8, 16, 32, 64) if lanes * 8 <= port_bits])
+    lanes = rng.choice([lanes for lanes in (8, 16, 32, 64, 128) if lanes * 4 <= port_bits])
     dims = [lanes * rng.randint(1, rng.choice([1, 2, 8])) for _ in range(4)]
-    slices = max(dims) // lanes
-    row_beats = -(-max(dims) * 8 // port_bits)
-    core = params(
-        port_bits=port_bits,
-        lanes=lanes,
-        max_features=5,
-        max_slices=slices,
-        rows=rng.choice([1, 2, 8]),
-        slots=rng.choice([1, 2, 4]),
-        outstanding=rng.choice([max(2, row_beats), 64]),
-    )
+    rowwise, onchip, tt = (rng.random() < 0.5 for _ in range(3))
+    shape = {
+        "port_bits": port_bits,
+        "lanes": lanes,
+        "max_features": 5,
+        "max_slices": max(dims) // lanes,
+        "rows": rng.choice([1, 2, 8]),
+        "slots": rng.choice([1, 2, 4]),
+        "rowwise": rowwise,
+        "onchip_beats": 400 if onchip else 0,
+        "tt_fraction": rng.choice([0, 4]) if tt else None,
+        "pool_beats": rng.choice([1, 2]) if onchip or tt else 1,
+    }
+    least = max(2, params(**shape).max_row_beats)
+    core = params(**shape, outstanding=rng.choice([least, 64]))
+
+    def span(first):
+        stripe = rng.choice([0, 0, 1, 2])
+        last = first + rng.randint(4, 20)
+        return Span(first, last, stripe, rng.randrange(1 << stripe))
+
     tables = []
     for dim in dims:
         stripe, first = rng.choice([0, 0, 1, 2]), 4 * rng.choice([0, 4, 100])
+        fast, slow = span(first), span(first + 20)
         tables.append(
             Table(
                 dim,
-                first=first,
-                last=first + rng.randint(4, 40),
+                first=first + rng.choice([0, 20, 40]),
+                last=first + 40 + rng.randint(4, 40),
                 int4=rng.random() < 0.5,
                 stripe_log2=stripe,
                 residue=rng.randrange(1 << stripe),
+                rowwise=rowwise and rng.random() < 0.6,
+                onchip=fast if onchip else None,
+                tt=slow if tt else None,
             )
         )
     tables.append(Table(lanes, enable=False))
@@ -64,8 +78,8 @@ def fuzzed(seed, port_bits):
                 table = tables[min(feature, 4)]
                 if staged:
                     rank = rng.choice([rng.randrange(14), (1 << 32) - 1])
-                elif rng.random() < 0.7:
-                    rank = rng.randrange(table.first, table.last)
+                elif rng.random() < 0.8:
+                    rank = rng.randrange(table.last - 60, table.last) % (1 << 32)
                 else:
                     edges = [0, table.first - 1, table.last, (1 << 32) - 1, 1 << 31]
                     rank = max(0, rng.choice(edges))
@@ -231,7 +245,8 @@ def test_blocked_partials_hold_the_requests_and_nothing_is_lost():
     bench = Bench(core, [Table(64, last=16)])
     bench.section([r for i in range(40) for r in bag(i, 0, [i % 16])], samples=40)
     outcome = run(bench, hold=400, latency=3)
-    assert outcome.slave.requests_at_hold <= 8 + 2
+    # three rows have left their FIFO: in the slicer, and in the skid buffers behind it
+    assert outcome.slave.requests_at_hold <= 8 + 3
     assert outcome.counters["stalls"] > 300
 
 

@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from screc_hw.memory.layouts import OFFSET_BITS, RANK_BITS
 from screc_hw.memory.params import MemoryCoreParams
-from screc_hw.protocol import FEATURE_FIELDS, FEATURE_WORDS, LoadTarget
+from screc_hw.protocol import FEATURE_FIELDS, FEATURE_WORDS, RANGE_PREFIX, LoadTarget
 from screc_hw.stream import config_layout, index_bits
 
 WORD_BITS = 64
@@ -25,16 +25,22 @@ def descriptor_layout() -> data.FlexibleLayout:
 
 
 def staging_layout() -> data.StructLayout:
-    """The staging ring: byte offset from the core's base pointer, length in beats."""
-    return data.StructLayout({"base": OFFSET_BITS, "beats": RANK_BITS})
+    """The staging ring: byte offset from the core's base pointer, length in beats.
+
+    No row is read at or beyond beat ``limit`` from the base pointer.
+    """
+    return data.StructLayout({"base": OFFSET_BITS, "beats": RANK_BITS, "limit": RANK_BITS})
 
 
-def _word_bits(word: int) -> int:
-    """Used bits of descriptor word ``word``; 0 where it is reserved."""
+def stored_bits(params: MemoryCoreParams, word: int) -> int:
+    """Bits of descriptor word ``word`` that this core uses; 0 where it is for a tier not built."""
+    unused = {RANGE_PREFIX[tier] for tier in RANGE_PREFIX if tier not in params.tiers}
     ends = [
         low + width - word * WORD_BITS
         for name, (low, width) in FEATURE_FIELDS.items()
-        if low // WORD_BITS == word and name != "reserved"
+        if low // WORD_BITS == word
+        and name != "reserved"
+        and not name.startswith(tuple(unused or "-"))
     ]
     return max(ends, default=0)
 
@@ -96,7 +102,7 @@ class Descriptors(wiring.Component):
         )
         read: list[Value] = []
         for i in range(FEATURE_WORDS):
-            width = _word_bits(i)
+            width = stored_bits(p, i)
             if width == 0:
                 read.append(Const(0, WORD_BITS))
                 continue
@@ -120,4 +126,6 @@ class Descriptors(wiring.Component):
                 m.d.sync += self.staging.base.eq(word.data)
             with m.If(word.address == 1):
                 m.d.sync += self.staging.beats.eq(word.data)
+            with m.If(word.address == 2):
+                m.d.sync += self.staging.limit.eq(word.data)
         return m

@@ -1,4 +1,4 @@
-"""From a rank to an address, or to nothing where the rank is not here."""
+"""From a rank to a tier and a place in it, or to nowhere where the rank is not here."""
 
 from __future__ import annotations
 
@@ -8,28 +8,26 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from screc_hw.axi import BOUNDARY_BYTES
 from screc_hw.memory.descriptors import Descriptors
-from screc_hw.memory.layouts import (
-    OFFSET_BITS,
-    RANK_BITS,
-    checked_layout,
-    count_bits,
-    request_layout,
-)
+from screc_hw.memory.layouts import RANK_BITS, checked_layout, count_bits, place_layout
 from screc_hw.memory.params import MemoryCoreParams
-from screc_hw.protocol import FEATURE_FIELDS
+from screc_hw.protocol import RANGE_FIELDS, RANGE_PREFIX
 from screc_hw.stream import config_layout
+
+__all__ = ["Remap"]
+
+LOW_BITS = 17
+"""Bits of a row number that the first of two multipliers takes (a DSP48E2 port less the sign)."""
 
 
 class Remap(wiring.Component):
-    """Looks up the feature's descriptor, checks the rank or the staging beat, forms the address.
+    """Looks up the feature's descriptor, finds the rank's tier, and forms the offset of its row.
 
-    The address of a row is base + table + local row × row bytes, of a staged row base + ring +
-    beat × beat bytes: one multiplier serves both. A lookup that is out of range leaves with
-    ``zero`` set, and is counted.
+    The offset of a row is its table's + local row × row bytes, of a staged row the ring's + beat ×
+    beat bytes: the same multipliers serve all. Where a rank lies in no range, or a staged row not
+    wholly in the ring, the lookup goes to the DRAM lane with ``row.zero`` set.
 
-    **Latency** 9 cycles. **Throughput** 1 lookup per cycle. **Backpressure** ``o.ready`` stops
+    **Latency** 10 cycles. **Throughput** 1 lookup per cycle. **Backpressure** ``o.ready`` stops
     every stage and reaches ``i.ready`` through one gate.
 
     Parameters
@@ -41,22 +39,19 @@ class Remap(wiring.Component):
     -------
     i : In(stream.Signature(checked_layout(params)))
     config : In(stream.Signature(config_layout(), always_ready=True))
-    base : In(address_bits)
-        Start of the core's memory, beat-aligned.
-    o : Out(stream.Signature(request_layout(params)))
-    out_of_range : Out(1)
-        Pulse per lookup out of range.
+    limit : Out(32)
+        Beats from the base that DRAM rows may lie in, as loaded.
+    o : Out(stream.Signature(place_layout(params)))
     busy : Out(1)
     """
 
     i: stream.Interface
     config: stream.Interface
-    base: Signal
+    limit: Signal
     o: stream.Interface
-    out_of_range: Signal
     busy: Signal
 
-    STAGES = 9
+    STAGES = 10
 
     def __init__(self, params: MemoryCoreParams) -> None:
         self._params = params
@@ -64,9 +59,8 @@ class Remap(wiring.Component):
             {
                 "i": In(stream.Signature(checked_layout(params))),
                 "config": In(stream.Signature(config_layout(), always_ready=True)),
-                "base": In(params.address_bits),
-                "o": Out(stream.Signature(request_layout(params))),
-                "out_of_range": Out(1),
+                "limit": Out(RANK_BITS),
+                "o": Out(stream.Signature(place_layout(params))),
                 "busy": Out(1),
             }
         )
@@ -100,75 +94,98 @@ class Remap(wiring.Component):
         m.d.comb += [
             descriptors.enable.eq(advance),
             descriptors.feature.eq(self.i.payload.bag.feature),
+            self.limit.eq(descriptors.staging.limit),
         ]
         lookup2 = delay(self.i.payload, 2)
         table2, ring = descriptors.descriptor, descriptors.staging
 
-        # 2-3: differences and checks
-        rank_checks = self._rank_checks(lookup2.rank, table2)
-        usable = self._usable(table2)
+        # 2-3: differences and comparisons
+        ranges2 = [[table2[RANGE_PREFIX[tier] + name] for name in RANGE_FIELDS] for tier in p.tiers]
+        outside3, residues3, distances3 = [], [], []
+        for first, last, stripe_log2, residue in ranges2:
+            outside3.append(delay(Cat(lookup2.rank < first, lookup2.rank >= last), 1))
+            residues3.append(delay(_residue_bits(lookup2.rank, stripe_log2, residue), 1))
+            distances3.append(delay((lookup2.rank - first)[:RANK_BITS], 1))
+        usable3 = delay(self._usable(table2), 1)
+        staged3, rank3 = delay(lookup2.staged, 1), delay(lookup2.rank, 1)
         beats2 = Mux(table2.sub_beat, 1, table2.row_beats)
-        staged3 = delay(lookup2.staged, 1)
-        rank3 = delay(lookup2.rank, 1)
-        distance3 = delay((lookup2.rank - table2.first)[:RANK_BITS], 1)
-        stripe3 = delay(table2.stripe_log2, 1)
-        elsewhere3 = delay(rank_checks, 1)
         staged_end3 = delay(lookup2.rank + beats2, 1)
-        usable3 = delay(usable, 1)
-        stride3 = delay(self._stride(lookup2.staged, table2), 1)
-        origin3 = delay(Mux(lookup2.staged, ring.base, table2.base), 1)
 
-        # 3-4: verdict and local row
-        wrong3 = Mux(staged3, staged_end3 > ring.beats, elsewhere3.any()) | ~usable3
-        wrong4 = delay(wrong3, 1)
-        local4 = delay(Mux(staged3, rank3, distance3 >> stripe3), 1)
-        stride4 = delay(stride3, 1)
-        m.d.comb += self.out_of_range.eq(advance & valid[3] & wrong4)
+        # 3-4: the tier
+        here4 = []
+        for tier, outside, bits in zip(p.tiers, outside3, residues3, strict=True):
+            usable = usable3[1] if tier == "tt" else usable3[0]
+            here4.append(delay(usable & ~staged3 & ~outside.any() & ~bits.any(), 1))
+        staged4 = delay(usable3[0] & staged3 & (staged_end3 <= ring.beats), 1)
+        rank4 = delay(rank3, 1)
 
-        # 4-6: product, in the multiplier's own registers
-        product6 = delay(local4 * stride4, 2)
+        # 4-5: its distance, stripe, stride and origin
+        distance5 = delay(
+            _choose((staged4, rank4), *zip(here4, (delay(d, 1) for d in distances3), strict=True)),
+            1,
+        )
+        stripe5 = delay(_choose(*zip(here4, (delay(r[2], 2) for r in ranges2), strict=True)), 1)
+        table4 = delay(table2, 2)
+        origins = {"dram": table4.base, "onchip": Cat(Const(0, p.beat_log2), table4.onchip_base)}
+        held = [(here, origins[t]) for t, here in zip(p.tiers, here4, strict=True) if t in origins]
+        origin5 = delay(_choose((staged4, ring.base), *held), 1)
+        stride5 = delay(self._stride(staged4, table4), 1)
+        lane5 = delay(_choose(*((here, 1 << i) for i, here in enumerate(here4)), (Const(1), 1)), 1)
+        zero5 = delay(~(Cat(*here4).any() | staged4), 1)
 
-        # 6-8: sums
-        offset7 = delay((delay(origin3, 3) + product6)[: OFFSET_BITS + 1], 1)
-        address8 = delay((self.base + offset7)[: p.address_bits], 1)
-        position8 = delay(product6[p.lanes.bit_length() - 2 : p.beat_log2], 2)
+        # 5-6: local row
+        local6 = delay(distance5 >> stripe5, 1)
 
-        # 8-9: place of the 4 KiB boundary
-        block_beats = BOUNDARY_BYTES // p.beat_bytes
-        beats8 = delay(beats2[: count_bits(p.max_row_beats)], 6)
-        in_block8 = address8[p.beat_log2 : BOUNDARY_BYTES.bit_length() - 1]
-        room8 = block_beats - in_block8
-        slices2 = table2.slices[: count_bits(p.max_slices)]
-        request = self.o.payload
+        # 6-8: products, in the multipliers' own registers
+        stride6 = delay(stride5, 1)
+        low8 = delay(local6[:LOW_BITS] * stride6, 2)
+        high8 = delay(local6[LOW_BITS:] * stride6, 2)
+
+        # 8-10: sums
+        product9 = delay(low8 + Cat(Const(0, LOW_BITS), high8), 1)
+        origin9 = delay(origin5, 4)
+        row9 = self._row(
+            delay(lookup2.bag, 7), delay(lookup2.last, 7), delay(zero5, 4), delay(table4, 5)
+        )
+        place = self.o.payload
         with m.If(advance):
             m.d.sync += [
-                request.address.eq(Cat(Const(0, p.beat_log2), address8[p.beat_log2 :])),
-                request.head.eq(Mux(beats8 < room8, beats8, room8)),
-                request.row.bag.eq(delay(lookup2.bag, 6)),
-                request.row.last.eq(delay(lookup2.last, 6)),
-                request.row.zero.eq(delay(wrong4, 4)),
-                request.row.int4.eq(delay(table2.int4, 6)),
-                request.row.position.eq(position8),
-                request.row.slices.eq(delay(Mux(self._slices_fit(table2), slices2, 1), 6)),
-                request.row.beats.eq(beats8),
+                place.lane.eq(delay(lane5, 4)),
+                place.offset.eq(origin9 + product9),
+                place.beats.eq(delay(beats2[: count_bits(p.max_row_beats)], 7)),
+                # a table starts with a beat, so its rows' places in a beat are its offsets'
+                place.row.position.eq(product9[p.lanes.bit_length() - 2 : p.beat_log2]),
+                *(place.row[name].eq(value) for name, value in row9.items()),
             ]
+            if "tt" in p.tiers:
+                m.d.sync += [
+                    place.local.eq(delay(local6, 3)),
+                    place.table.eq(delay(table4.tt_table, 5)),
+                ]
         return m
 
-    @staticmethod
-    def _rank_checks(rank: Value, table: Any) -> Value:
-        """Reasons why ``rank`` is not one of the table's ranks here, one bit each."""
-        bits, residue_bits = FEATURE_FIELDS["stripe_log2"][1], FEATURE_FIELDS["residue"][1]
-        assert 1 << bits == RANK_BITS
-        taken = Cat(table.stripe_log2 > i for i in range(RANK_BITS))
-        residue = Cat(table.residue, Const(0, RANK_BITS - residue_bits))
-        return Cat(rank < table.first, rank >= table.last, (rank & taken) != residue)
+    def _row(self, bag: Any, last: Value, zero: Value, table: Any) -> dict[str, Value]:
+        """Return how the row becomes slices, but for its position."""
+        p = self._params
+        slices = Mux(self._slices_fit(table), table.slices - 1, 0)
+        row = {
+            "bag": bag,
+            "last": last,
+            "zero": zero,
+            "int4": table.int4,
+            "last_slice": slices,
+            "last_beat": Mux(table.sub_beat, 0, table.row_beats - 1),
+        }
+        return {**row, "rowwise": table.rowwise} if p.rowwise else row
 
     def _usable(self, table: Any) -> Value:
-        """Whether the descriptor is enabled and within this core's maxima."""
+        """Whether the descriptor is enabled and within this core's maxima: as rows, as TT rows."""
         p = self._params
         whole = (table.row_beats != 0) & (table.row_beats <= p.max_row_beats)
         part = table.stride_log2 <= p.beat_log2
-        return table.enable & self._slices_fit(table) & Mux(table.sub_beat, part, whole)
+        fits = table.enable & self._slices_fit(table)
+        known = Const(1) if p.rowwise else ~table.rowwise
+        return Cat(fits & known & Mux(table.sub_beat, part, whole), fits)
 
     def _slices_fit(self, table: Any) -> Value:
         return (table.slices != 0) & (table.slices <= self._params.max_slices)
@@ -179,3 +196,19 @@ class Remap(wiring.Component):
         part = (Const(1) << table.stride_log2)[: p.beat_log2 + 1]
         whole = Cat(Const(0, p.beat_log2), table.row_beats[: count_bits(p.max_row_beats)])
         return Mux(staged, p.beat_bytes, Mux(table.sub_beat, part, whole))
+
+
+def _choose(*choices: tuple[Value, Any]) -> Value:
+    """Return the value of the first choice that is taken, 0 where none is."""
+    result: Value = Const(0)
+    for taken, value in reversed(choices):
+        result = Mux(taken, value, result)
+    return result
+
+
+def _residue_bits(rank: Value, stripe_log2: Value, residue: Value) -> Value:
+    """Bits in which ``rank`` modulo ``2**stripe_log2`` differs from ``residue``."""
+    return Cat(
+        Mux(stripe_log2 > i, rank[i], 0) ^ (residue[i] if i < len(residue) else 0)
+        for i in range(RANK_BITS)
+    )

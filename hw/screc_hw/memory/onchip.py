@@ -1,0 +1,144 @@
+"""Rows kept in on-chip memory: the hottest ones, exact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from screc_hw.memory.layouts import onchip_layout, tail_layout
+from screc_hw.memory.params import ONCHIP_READS, MemoryCoreParams
+from screc_hw.memory.tails import TailCatcher, coming_layout
+from screc_hw.protocol import LoadTarget
+from screc_hw.resources import URAM_DEPTH
+from screc_hw.stream import DeepQueue, config_layout, index_bits
+
+__all__ = ["OnchipRows"]
+
+WORD_BITS = 64
+"""A LOAD word; the memory has one column per word of a beat."""
+
+
+class OnchipRows(wiring.Component):
+    """Reads rows out of a memory that LOAD fills, undefined until then.
+
+    **Latency** 6 cycles to the first beat. **Throughput** 1 beat per cycle. **Backpressure**
+    ``requests.ready`` depends on registers and ``requests``; reads start only when their beats have
+    a place.
+
+    Parameters
+    ----------
+    params
+        The core's parameters.
+
+    Members
+    -------
+    config : In(stream.Signature(config_layout(), always_ready=True))
+    requests : In(stream.Signature(onchip_layout(params)))
+    beats : Out(stream.Signature(port_bits))
+    tails : Out(stream.Signature(tail_layout()))
+        Of row-wise rows, with ``params.rowwise``.
+    beat : Out(1)
+        Pulse per beat read.
+    busy : Out(1)
+    """
+
+    config: stream.Interface
+    requests: stream.Interface
+    beats: stream.Interface
+    tails: stream.Interface
+    beat: Signal
+    busy: Signal
+
+    def __init__(self, params: MemoryCoreParams) -> None:
+        self._params = params
+        tails = {"tails": Out(stream.Signature(tail_layout()))} if params.rowwise else {}
+        super().__init__(
+            {
+                "config": In(stream.Signature(config_layout(), always_ready=True)),
+                "requests": In(stream.Signature(onchip_layout(params))),
+                "beats": Out(stream.Signature(params.port_bits)),
+                **tails,
+                "beat": Out(1),
+                "busy": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Build the beat counter, the memory's columns and the FIFO behind them."""
+        m = Module()
+        p = self._params
+        request = self.requests.payload
+        places = Signal(range(ONCHIP_READS + 1), init=ONCHIP_READS)
+        index = Signal(index_bits(p.max_row_beats))
+        issue, last = Signal(), Signal()
+        address = Signal.like(request.address, reset_less=True)
+        reading = Signal(3)  # address, memory, output register
+        m.d.comb += [
+            last.eq(index == request.last_beat),
+            issue.eq(self.requests.valid & (places != 0)),
+            self.requests.ready.eq(issue & last),
+            self.beat.eq(reading[-1]),
+            self.busy.eq(places != ONCHIP_READS),
+        ]
+        returned = Signal()
+        m.d.sync += [
+            returned.eq(self.beats.valid & self.beats.ready),
+            places.eq(places - issue + returned),
+            reading.eq(Cat(issue, reading[:-1])),
+            address.eq(request.address + index),
+        ]
+        with m.If(issue):
+            m.d.sync += index.eq(Mux(last, 0, index + 1))
+
+        m.submodules.fifo = fifo = DeepQueue(p.port_bits, ONCHIP_READS, reserved=True)
+        wiring.connect(m, fifo.o, wiring.flipped(self.beats))
+        data = self._columns(m, address)
+        m.d.comb += [fifo.i.valid.eq(reading[-1]), fifo.i.payload.eq(data)]
+        if p.rowwise:
+            m.submodules.coming = coming = DeepQueue(coming_layout(p), ONCHIP_READS, reserved=True)
+            m.submodules.catcher = catcher = TailCatcher(p, ONCHIP_READS)
+            wiring.connect(m, coming.o, catcher.rows)
+            wiring.connect(m, catcher.tails, wiring.flipped(self.tails))
+            m.d.comb += [
+                coming.i.valid.eq(issue & (index == 0)),
+                coming.i.payload.last_beat.eq(request.last_beat),
+                coming.i.payload.tail.eq(request.tail),
+                catcher.beats.valid.eq(reading[-1]),
+                catcher.beats.payload.eq(data),
+            ]
+        return m
+
+    def _columns(self, m: Module, address: Signal) -> Signal:
+        """Build the memory; return the beat of two cycles ago's ``address``."""
+        p = self._params
+        words = p.port_bits // WORD_BITS
+        words_log2 = words.bit_length() - 1
+        valid, word = Signal(), Signal.like(self.config.payload, reset_less=True)
+        inside = word.address[words_log2:] < p.onchip_beats
+        m.d.sync += [
+            valid.eq(self.config.valid & (self.config.payload.target == LoadTarget.GATHER_ROWS)),
+            word.eq(self.config.payload),
+        ]
+        columns = []
+        for column in range(words):
+            store: Any = memory.Memory(
+                shape=WORD_BITS,
+                depth=max(2, p.onchip_beats),
+                init=[],
+                attrs={"ram_style": "ultra" if p.onchip_beats >= URAM_DEPTH else "block"},
+            )
+            m.submodules[f"column_{column}"] = store
+            sink, source = store.write_port(), store.read_port()
+            m.d.comb += [
+                sink.addr.eq(word.address[words_log2:]),
+                sink.data.eq(word.data),
+                sink.en.eq(valid & inside & (word.address[:words_log2] == column)),
+                source.addr.eq(address),
+            ]
+            columns.append(source.data)
+        data = Signal(p.port_bits, reset_less=True)
+        m.d.sync += data.eq(Cat(*columns))
+        return data
