@@ -38,7 +38,9 @@ __all__ = ["KERNEL_NAME", "Device", "Kernel", "device_ports", "emit_device"]
 KERNEL_NAME = "screc"
 """Name of the top module and of the Vitis kernel."""
 
-MEMORY_TARGETS = frozenset({LoadTarget.GATHER_FEATURES, LoadTarget.GATHER_STAGING})
+MEMORY_TARGETS = frozenset(
+    {LoadTarget.GATHER_FEATURES, LoadTarget.GATHER_STAGING, LoadTarget.GATHER_ROWS}
+)
 COMBINER_TARGETS = frozenset({LoadTarget.COMBINER_FEATURES})
 RESET_STAGES = 2
 """Registers of the reset ahead of the one that the cores see; it comes from far away."""
