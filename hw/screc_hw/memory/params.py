@@ -282,6 +282,11 @@ class MemoryCoreParams:
             + memory_blocks(self.section_beats, self.port_bits)
             + memory_blocks(self.max_features, descriptor_bits)
             + (memory_blocks(self.max_slices, sums) if self.max_slices > 1 else Resources())
+            + (
+                memory_blocks(self.onchip_beats, self.port_bits)
+                if self.onchip_beats
+                else Resources()
+            )
         )
         return memories + Resources(
             # control; record shift register and word selection; nibbles; adder, skid buffer
