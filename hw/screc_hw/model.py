@@ -9,6 +9,8 @@ import dataclasses
 import itertools
 from functools import cached_property
 
+from screc_hw.protocol import ROW_TAIL_BYTES
+
 ROW_FORMATS = ("int8", "int4", "int8r", "int4r")
 INTERACTIONS = ("dot", "concat")
 
@@ -23,10 +25,19 @@ class TableShape:
     format: str = "int8"
 
     @property
+    def rowwise(self) -> bool:
+        """Whether every row has a scale and bias of its own."""
+        return self.format.endswith("r")
+
+    @property
+    def code_bits(self) -> int:
+        """Bits of a stored component."""
+        return 4 if self.format.startswith("int4") else 8
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of one stored row; ``r`` formats carry an fp16 scale and bias at the tail."""
-        body = self.dim if self.format.startswith("int8") else self.dim // 2
-        return body + (4 if self.format.endswith("r") else 0)
+        return self.dim * self.code_bits // 8 + (ROW_TAIL_BYTES if self.rowwise else 0)
 
     def stride_bytes(self, beat_bytes: int) -> int:
         """Bytes from row to row: a power of two below a beat, else whole beats."""

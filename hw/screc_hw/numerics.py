@@ -46,6 +46,29 @@ FP16_FRACTION_BITS = 24
 """Every finite fp16 value is an integer times 2**-24, its smallest subnormal number."""
 
 
+def fp16_units(bits: int) -> int:
+    """Value of a finite fp16, given by its 16 bits, in units of 2**-24: exact.
+
+    Raises
+    ------
+    ValueError
+        If it is infinite or a NaN.
+    """
+    exponent, fraction = bits >> 10 & 31, bits & 1023
+    if exponent == 31:
+        raise ValueError(f"an fp16 scale or bias must be finite, not {bits:#06x}")
+    units = (fraction | 1 << 10) << (exponent - 1) if exponent else fraction
+    return -units if bits >> 15 else units
+
+
+def row_limit(max_bag: int = MAX_BAG, pool_bits: int = POOL_BITS) -> int:
+    """Largest magnitude of a row-wise row's component, in units of 2**-24.
+
+    ``max_bag`` of them stay below 2**(pool_bits - 1) in magnitude.
+    """
+    return ((1 << (pool_bits - 1)) - 1) // max_bag
+
+
 def pooled_bits(
     max_bag: int, *, rowwise: bool = False, pool_bits: int = POOL_BITS, fraction: int = 0
 ) -> int:

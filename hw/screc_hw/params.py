@@ -99,8 +99,13 @@ class DeviceParams:
         outstanding: int = 64,
         slots: int = 2,
         dot_lanes: int | None = None,
+        onchip_beats: int = 0,
+        pool_beats: int = 1,
     ) -> DeviceParams:
         """Size a device's maxima for one model.
+
+        A memory core pools as many components a cycle as every dimension has in common, up to 64;
+        or 128 where all rows are 4-bit ones of whole such slices, which then take a beat each.
 
         Raises
         ------
@@ -108,13 +113,16 @@ class DeviceParams:
             If the model needs something these cores cannot do; the message names it.
         """
         dims = {table.dim for table in model.tables}
-        lanes = min(math.gcd(*dims, 64) if dims else 8, port_bits // 8)
+        nibbles = all(table.code_bits == 4 for table in model.tables)
+        wide = nibbles and port_bits == 512 and dims and not math.gcd(*dims) % 128
+        lanes = 128 if wide else min(math.gcd(*dims, 64) if dims else 8, port_bits // 8)
         if lanes < 4:
             raise ValueError(f"embedding dimensions must be multiples of 4, not {sorted(dims)}")
         features = max(len(model.features), 1)
         max_slices = max((d // lanes for d in dims), default=1)
         vector_words = sum(-(-d // lanes) for d in model.vector_dims)
         layers = (*model.bottom_layers, *model.top_layers)
+        rowwise = any(table.rowwise for table in model.tables)
         gather = MemoryCoreParams(
             port_bits=port_bits,
             lanes=lanes,
@@ -123,6 +131,9 @@ class DeviceParams:
             max_slices=max_slices,
             rows=rows,
             slots=slots * compute,
+            rowwise=rowwise,
+            onchip_beats=onchip_beats,
+            pool_beats=pool_beats,
         )
         return cls(
             memory=memory,
@@ -136,6 +147,7 @@ class DeviceParams:
                 max_slices=max_slices,
                 vector_words=vector_words,
                 mean=any(f.mode == "mean" for f in model.features),
+                rowwise=rowwise,
             ),
             core=ComputeParams(
                 rows=rows,
@@ -160,7 +172,7 @@ class DeviceParams:
         """Estimate the device's resources: the sum of its cores, the shell excluded."""
         return (
             self.memory * self.gather.resources()
-            + self.combiner.resources(inputs=self.memory)
+            + self.combiner.resources(inputs=self.memory, cores=self.compute)
             + self.compute * self.core.resources()
             + self.host.resources(memory=self.memory, compute=self.compute)
         )
@@ -193,10 +205,14 @@ class DeviceParams:
             f.pooling * model.tables[f.table].row_beats(self.gather.port_bits // 8)
             for f in model.features
         ) / max(model.lookups, 1e-9)
+        row_cycles = sum(
+            f.pooling * self.gather.row_cycles(model.tables[f.table]) for f in model.features
+        ) / max(model.lookups, 1e-9)
         gather = self.gather.cycles(
             lookups=count * rows / self.memory,
             slices=mean_slices,
             row_beats=row_beats,
+            row_cycles=row_cycles,
             latency=latency,
         )
         partials = self.combiner.expected_partials(model, inputs=self.memory, lookups=count)

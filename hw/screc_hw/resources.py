@@ -35,8 +35,11 @@ class Resources:
         return dataclasses.asdict(self)
 
 
-RAM_WIDTH_36K = 72
-"""Widest simple dual-port RAMB36 (512 × 72). Source: UG573, block RAM resources."""
+RAMB18_SHAPES = ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1))
+"""Depth and width of a simple dual-port RAMB18; a RAMB36 has twice the depth or the width.
+
+Source: UG573, block RAM resources.
+"""
 
 
 URAM_DEPTH = 4096
@@ -51,5 +54,5 @@ def memory_blocks(depth: int, width: int) -> Resources:
         return Resources(lut=-(-width // 7) * 8)  # RAM64M8: 7 bits a slice of 8 LUT
     if depth >= URAM_DEPTH:
         return Resources(uram=-(-width // 72) * -(-depth // URAM_DEPTH))
-    halves = -(-width // 36) * -(-depth // 512)  # RAMB18: 512 × 36
+    halves = min(-(-depth // words) * -(-width // bits) for words, bits in RAMB18_SHAPES)
     return Resources(bram36=halves / 2)

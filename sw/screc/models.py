@@ -24,6 +24,9 @@ MAX_WIDTH = (1 << 16) - 1
 DIM_STEP = 4
 """Embedding dimensions are multiples of this: components that a memory core handles at once."""
 
+INT4R_DIM_STEP = 8
+"""Likewise for ``int4r``, so that a row's scale and bias begin at whole words of 32 bits."""
+
 Format = Literal["int8", "int4", "int8r", "int4r"]
 Mode = Literal["sum", "mean"]
 Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
@@ -51,7 +54,7 @@ class TableConfig(Record):
     rows: int = Field(ge=1, le=MAX_ROWS)
     """Count of rows."""
     dim: int = Field(ge=DIM_STEP, multiple_of=DIM_STEP)
-    """Components of a row, a multiple of 4."""
+    """Components of a row, a multiple of 4; of 8 for ``int4r``."""
     format: Format = "int8"
     """How a row is stored: one symmetric scale per table, or (``r``) a scale and bias per row."""
     project: int | None = Field(default=None, ge=DIM_STEP, multiple_of=DIM_STEP)
@@ -141,7 +144,7 @@ def preset_model(name: str) -> ModelFile:
         )
     entry = resources.files("screc") / "presets" / f"{name}.toml"
     data = tomllib.loads(entry.read_text(encoding="utf-8"))
-    return _checked(data, Path(f"{name}.toml"))
+    return parse_model(data, Path(f"{name}.toml"))
 
 
 def preset_shape(name: str) -> ModelShape:
@@ -157,7 +160,7 @@ def read_model(path: Path) -> ModelFile:
     ConfigError
         For the first fault; names file, field, value and what would be valid.
     """
-    return _checked(read_toml(path), path)
+    return parse_model(read_toml(path), path)
 
 
 def to_shape(model: ModelFile) -> ModelShape:
@@ -187,9 +190,11 @@ def to_shape(model: ModelFile) -> ModelShape:
     )
 
 
-def _checked(data: dict[str, Any], path: Path) -> ModelFile:
+def parse_model(data: dict[str, Any], path: Path) -> ModelFile:
+    """Check what a ``model.toml`` holds; ``path`` is for the errors of :func:`read_model`."""
     model = validate(ModelFile, data, path)
     _check_names(model, path)
+    _check_dims(model, path)
     _check_features(model, path)
     _check_layers(model, path)
     _check_interaction(model, path)
@@ -218,6 +223,16 @@ def _first_twin(names: list[str]) -> int | None:
             return i
         seen.add(name)
     return None
+
+
+def _check_dims(model: ModelFile, path: Path) -> None:
+    for i, table in enumerate(model.table):
+        if table.format == "int4r" and table.dim % INT4R_DIM_STEP:
+            raise ConfigError(
+                f'format = "int4r" needs a multiple of {INT4R_DIM_STEP}, not {table.dim}',
+                path=path,
+                field=f"table.{i}.dim",
+            )
 
 
 def _check_features(model: ModelFile, path: Path) -> None:
@@ -306,12 +321,6 @@ def unsupported(model: ModelFile) -> Iterable[tuple[str, str]]:
     if model.interaction == "cross":
         yield "interaction", '"cross" is not built yet; use "dot" or "concat"'
     for i, table in enumerate(model.table):
-        if table.format.endswith("r"):
-            plain = table.format.removesuffix("r")
-            yield (
-                f"table.{i}.format",
-                f'"{table.format}" (a scale per row) is not built yet; use "{plain}"',
-            )
         if table.project is not None:
             yield f"table.{i}.project", "a map after pooling is not built yet; leave it out"
     for i, feature in enumerate(model.features):

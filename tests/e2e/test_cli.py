@@ -91,7 +91,7 @@ def test_missing_config_names_the_file(tmp_path, capsys):
         ("model.toml", 'table = "user"', 'table = "usr"', r"usr"),
         ("model.toml", "rows = 500_000", "rows = 0", r"rows"),
         ("model.toml", 'interaction = "dot"', 'interaction = "cross"', r"cross"),
-        ("model.toml", 'format = "int8"', 'format = "int8r"', r"int8r"),
+        ("model.toml", 'format = "int8"', 'format = "int9"', r"int9.*int8r"),
         ("model.toml", "bottom = [64, 32, 16]", "bottom = [64, 32, 8]", r"bottom"),
         ("model.toml", "bottom = [64", "bottom = [64 =", r"model\.toml"),
     ],

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 
 from screc_hw.model import FeatureShape, ModelShape, TableShape
 from screc_sim.golden.quant import QuantLinear, QuantModel, QuantTable
+from screc_sim.golden.rowwise import PackedRows
 from screc_sim.samples import Bags, SampleBatch
 
 
@@ -30,6 +32,40 @@ class ArrayTable:
 
     def peak(self):
         return float(np.abs(self.values).max(initial=0.0))
+
+
+class PackedArray:
+    """Row-wise rows that are packed already."""
+
+    def __init__(self, codes, scale, bias, format):
+        self.rows_ = PackedRows(
+            np.asarray(codes, np.uint8), np.asarray(scale, np.float16), np.asarray(bias, np.float16)
+        )
+        self.format = format
+
+    @property
+    def rows(self):
+        return len(self.rows_.codes)
+
+    @property
+    def dim(self):
+        return self.rows_.codes.shape[1]
+
+    def packed(self, ids):
+        return PackedRows(self.rows_.codes[ids], self.rows_.scale[ids], self.rows_.bias[ids])
+
+    def real(self, row):
+        """Exact components of a row, as fractions."""
+        scale, bias = Fraction(float(self.rows_.scale[row])), Fraction(float(self.rows_.bias[row]))
+        return [int(code) * scale + bias for code in self.rows_.codes[row]]
+
+    def fetch(self, ids):
+        return np.array([[float(v) for v in self.real(i)] for i in ids], np.float32).reshape(
+            len(ids), self.dim
+        )
+
+    def peak(self):
+        return max(abs(float(v)) for row in range(self.rows) for v in self.real(row))
 
 
 def small_shape(
@@ -66,6 +102,8 @@ SHAPES = {
     "dot without dense": small_shape(dense=0),
     "concat without dense": small_shape(dense=0, interaction="concat", dims=(8, 4)),
     "one layer": small_shape(bottom=(4,), top=(1,)),
+    "row-wise": small_shape(interaction="concat", dims=(4, 8), formats=("int8r", "int4r")),
+    "row-wise beside plain": small_shape(formats=("int8", "int8r")),
 }
 
 
@@ -82,27 +120,31 @@ def random_linear(rng, layer, scale=1.0):
     )
 
 
+def random_table(table, rng):
+    """A table that holds its codes as they are, row-wise ones between -5 and 5."""
+    limit = {"int8": 127, "int4": 7, "int8r": 255, "int4r": 15}[table.format]
+    size = (table.rows, table.dim)
+    if not table.rowwise:
+        codes = rng.integers(-limit, limit, size, endpoint=True)
+        return QuantTable(ArrayTable(codes), table.format, 1.0)
+    codes = rng.integers(0, limit, size, endpoint=True)
+    scale = rng.uniform(0, 4 / limit, table.rows)
+    source = PackedArray(codes, scale, rng.uniform(-5, 1, table.rows), table.format)
+    return QuantTable(source, table.format, 2.0**-24)
+
+
 def random_model(shape, rng):
     """A quantised model whose tables hold their codes as they are."""
-    limits = {"int8": 127, "int4": 7}
-    tables = tuple(
-        QuantTable(
-            ArrayTable(
-                rng.integers(-limits[t.format], limits[t.format], (t.rows, t.dim), endpoint=True)
-            ),
-            t.format,
-            1.0,
-        )
-        for t in shape.tables
-    )
+    tables = tuple(random_table(t, rng) for t in shape.tables)
     count = len(shape.features)
+    rowwise = np.array([tables[f.table].rowwise for f in shape.features])
     return QuantModel(
         shape=shape,
         dense_scale=0.05,
         bottom=tuple(random_linear(rng, layer) for layer in shape.bottom_layers),
         tables=tables,
         bag_m=rng.integers(1 << 15, 1 << 16, count).astype(np.uint16),
-        bag_s=rng.integers(14, 19, count).astype(np.uint8),
+        bag_s=(rng.integers(14, 19, count) + 20 * rowwise).astype(np.uint8),
         vector_scale=1.0,
         copy_ms=(int(rng.integers(1 << 15, 1 << 16)), 16),
         pair_ms=(int(rng.integers(1 << 15, 1 << 16)), 22),
@@ -147,6 +189,15 @@ def _hidden(layer, x):
     ]
 
 
+def integer_row(table, row):
+    """Components of a row of :func:`random_table` in units of the table."""
+    if not isinstance(table.source, PackedArray):
+        return [int(value) for value in table.source.values[row]]
+    exact = [value * 2**24 for value in table.source.real(row)]
+    assert all(value.denominator == 1 for value in exact)
+    return [int(value) for value in exact]
+
+
 def slow_sample(model, batch, sample):
     """(logit, code) of one sample, in Python integers, one product at a time."""
     shape = model.shape
@@ -162,8 +213,8 @@ def slow_sample(model, batch, sample):
         ids = bags.ids[bags.offsets[sample] : bags.offsets[sample + 1]]
         pooled = [0] * table.source.dim
         for i in ids:
-            for c in range(table.source.dim):
-                pooled[c] += int(table.source.values[i, c])
+            for c, value in enumerate(integer_row(table, i)):
+                pooled[c] += value
         if feature.mode == "mean" and len(ids):
             length = len(ids)
             shift = 15

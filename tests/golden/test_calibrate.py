@@ -32,13 +32,13 @@ def usual_batch(shape, rng, samples):
     return random_batch(shape, rng, samples, shortest=1, longest=2, dense_std=0.7)
 
 
-def wide(**kwargs):
+def wide(formats=("int8",) * 5, **kwargs):
     return small_shape(
+        formats=formats,
         bottom=(32, 16),
         top=(32, 1),
         rows=(200,) * 5,
         dims=(16,) * 5,
-        formats=("int8",) * 5,
         features=((0, "sum"), (1, "mean"), (2, "sum"), (3, "mean"), (4, "sum"), (1, "sum")),
         **kwargs,
     )
@@ -49,6 +49,8 @@ WIDE = {
     "concat": wide(interaction="concat"),
     "dot without dense": wide(dense=0),
     "concat without dense": wide(dense=0, interaction="concat"),
+    "row-wise": wide(formats=("int8r",) * 5),
+    "row-wise beside plain": wide(formats=("int8", "int8r", "int8r", "int8", "int8r")),
 }
 
 
@@ -168,10 +170,9 @@ def test_calibration_refuses_what_it_cannot_do():
         calibrate(shape, weights, batch.slice(0, 0))
     with pytest.raises(ValueError, match="clip must be one of mse, max, percentile, not 'none'"):
         calibrate(shape, weights, batch, clip="none")
-    tables = (shape.tables[0], dataclasses.replace(shape.tables[1], format="int4r"))
-    with pytest.raises(
-        CalibrationError, match=re.escape("table 't1': format must be one of int8, int4, not")
-    ):
+    tables = (shape.tables[0], dataclasses.replace(shape.tables[1], format="int2"))
+    message = "table 't1': format must be one of int8, int4, int8r, int4r, not 'int2'"
+    with pytest.raises(CalibrationError, match=re.escape(message)):
         calibrate(dataclasses.replace(shape, tables=tables), weights, batch)
 
 

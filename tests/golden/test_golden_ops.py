@@ -169,6 +169,7 @@ def test_codes_do_not_depend_on_how_many_are_asked_for(monkeypatch):
     assert np.abs(whole).max() == 7
 
 
-def test_table_refuses_formats_with_a_scale_per_row():
-    with pytest.raises(ValueError, match="format must be one of int8, int4, not 'int8r'"):
-        QuantTable(ArrayTable(np.zeros((1, 4))), "int8r", 1.0)
+def test_table_refuses_an_unknown_format():
+    message = "format must be one of int8, int4, int8r, int4r, not 'int2'"
+    with pytest.raises(ValueError, match=message):
+        QuantTable(ArrayTable(np.zeros((1, 4))), "int2", 1.0)

@@ -68,7 +68,7 @@ def test_a_plan_of_another_shape_is_found(plan, problem):
     moved = tables[0].model_copy(
         update={"ranges": (first.model_copy(update={"core": 1}), *tables[0].ranges[1:])}
     )
-    with pytest.raises(ConfigError, match="table 'a' must be dram"):
+    with pytest.raises(ConfigError, match="table 'a' must be onchip"):
         recheck(plan, problem, tables=(moved, tables[1]))
 
 

@@ -81,7 +81,7 @@ def test_the_mip_equals_brute_force(settings):
 def test_a_small_memory_puts_the_cold_rows_on_ssd():
     plan = plan_of(problem_of([3000, 500], dram_bytes=20_000))
     tables = {table.table: table for table in plan.devices[0].tables}
-    assert 0 < tables["a"].dram_rows < 3000
+    assert 0 < tables["a"].resident_rows < 3000
     assert plan.devices[0].staging_bytes > 0
     assert plan.ssd_reads > 0
     assert plan.devices[0].utilisation["dram"] > 0.9

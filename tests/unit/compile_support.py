@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 
-from screc.compile.images import write_table_images
+from screc.compile.images import read_onchip, write_table_images
 from screc.compile.layout import make_layout
 from screc.compile.load import load_queue
 from screc.compile.requests import RequestEncoder
@@ -41,6 +41,20 @@ SHAPE = ModelShape(
     ),
 )
 
+MIXED = dataclasses.replace(
+    SHAPE,
+    tables=(
+        *SHAPE.tables,
+        TableShape(name="bytes", rows=41, dim=64, format="int8r"),
+        TableShape(name="short", rows=130, dim=16, format="int4r"),
+    ),
+    features=(
+        *SHAPE.features,
+        FeatureShape(name="r8", table=5, pooling=2, mode="mean"),
+        FeatureShape(name="r4", table=6, pooling=3),
+    ),
+)
+
 
 @dataclasses.dataclass
 class Compiled:
@@ -52,11 +66,26 @@ class Compiled:
     load: bytes
     encoder: RequestEncoder
     images: list  # bytes of every memory core's buffer, ring included
+    onchip: list  # words of every memory core's on-chip rows, as bytes
 
 
-def compile_small(folder, *, memory=1, dram_share=1.0, staging_beats=4096, shape=SHAPE, rows=8):
-    """Compile ``shape`` with the hottest ``dram_share`` of every table in DRAM."""
-    params = DeviceParams.for_model(shape, memory=memory, rows=rows, columns=8)
+def compile_small(
+    folder,
+    *,
+    memory=1,
+    resident=1.0,
+    onchip=0.0,
+    staging_beats=4096,
+    shape=SHAPE,
+    rows=8,
+):
+    """Compile ``shape`` with the hottest ``resident`` share of every table on the device.
+
+    Of those the hottest ``onchip`` share is on chip.
+    """
+    params = DeviceParams.for_model(
+        shape, memory=memory, rows=rows, columns=8, onchip_beats=2048 if onchip else 0
+    )
     weights = load_weights(None, shape, 5)
     model = calibrate(shape, weights, random_batch(shape, 64, 9))
     rng = np.random.default_rng(7)
@@ -73,7 +102,13 @@ def compile_small(folder, *, memory=1, dram_share=1.0, staging_beats=4096, shape
         tables=tuple(
             TablePlan(
                 table=t.name,
-                ranges=table_ranges(t.rows, int(t.rows * dram_share), memory, i % memory),
+                ranges=table_ranges(
+                    t.rows,
+                    int(t.rows * resident),
+                    memory,
+                    i % memory,
+                    onchip=onchip_rows(t, resident, onchip, memory),
+                ),
             )
             for i, t in enumerate(shape.tables)
         ),
@@ -85,9 +120,20 @@ def compile_small(folder, *, memory=1, dram_share=1.0, staging_beats=4096, shape
         data = (folder / f"mem{i}.bin").read_bytes()
         assert len(data) == core.image_bytes
         images.append(bytearray(data) + bytearray(core.staging_beats * 64))
-    load = load_queue(model, params, layout).data
+    load = load_queue(model, params, layout, read_onchip(folder, layout)).data
     encoder = RequestEncoder(shape, params, layout, remaps, model, folder / "ssd.bin")
-    return Compiled(shape, params, layout, model, remaps, load, encoder, images)
+    targets = loaded(load)
+    rows = [
+        struct.pack(f"<{len(w)}Q", *w) for w in (targets.get((7, c), []) for c in range(memory))
+    ]
+    return Compiled(shape, params, layout, model, remaps, load, encoder, images, rows)
+
+
+def onchip_rows(table, resident, onchip, memory):
+    """On-chip rows of a table: whole groups of ``memory`` rows, or all that are resident."""
+    count = int(table.rows * resident)
+    rows = int(count * onchip)
+    return rows if rows == count else rows // memory * memory
 
 
 # --- the decoder ---------------------------------------------------------------------------------
@@ -131,7 +177,8 @@ def bits(word, low, width):
 
 def descriptor(words, feature):
     """Decode a memory core's feature descriptor."""
-    w = words[4 * feature : 4 * feature + 4]
+    w = words[8 * feature : 8 * feature + 8]
+    assert w[7] == 0
     return {
         "base": bits(w[0], 0, 48),
         "row_beats": bits(w[0], 48, 6),
@@ -139,17 +186,42 @@ def descriptor(words, feature):
         "stride": 1 << bits(w[0], 55, 4) if bits(w[0], 54, 1) else 64 * bits(w[0], 48, 6),
         "int4": bits(w[0], 59, 1),
         "enable": bits(w[0], 60, 1),
+        "rowwise": bits(w[0], 61, 1),
         "first": bits(w[1], 0, 32),
         "last": bits(w[1], 32, 32),
         "stripe_log2": bits(w[2], 0, 5),
         "residue": bits(w[2], 8, 16),
         "slices": bits(w[2], 24, 8),
+        "onchip_base": 64 * bits(w[3], 0, 32),
+        "onchip_stripe_log2": bits(w[3], 32, 5),
+        "onchip_residue": bits(w[3], 40, 16),
+        "onchip_first": bits(w[4], 0, 32),
+        "onchip_last": bits(w[4], 32, 32),
     }
 
 
-def row_codes(memory, address, d, lanes):
-    """Components of a row, as a memory core reads them."""
+def place_of(d, rank):
+    """Where a core looks for a rank: (on chip?, byte address)."""
+    if d["onchip_first"] <= rank < d["onchip_last"]:
+        tier, base = "onchip_", d["onchip_base"]
+    else:
+        tier, base = "", d["base"]
+        assert d["first"] <= rank < d["last"]
+    log2 = d[tier + "stripe_log2"]
+    assert rank & ((1 << log2) - 1) == d[tier + "residue"]
+    return bool(tier), base + ((rank - d[tier + "first"]) >> log2) * d["stride"]
+
+
+def row_values(memory, address, d, lanes):
+    """Components of a row, as a memory core reads them: codes, or multiples of 2**-24."""
     count = d["slices"] * lanes
+    if d["rowwise"]:
+        size = count // 2 if d["int4"] else count
+        data = memory[address : address + size]
+        codes = [n for b in data for n in (b & 15, b >> 4)] if d["int4"] else list(data)
+        tail = struct.unpack("<2e", memory[address + size : address + size + 4])
+        scale, bias = (int(part * 2**24) for part in tail)
+        return [code * scale + bias for code in codes]
     if d["int4"]:
         data = memory[address : address + count // 2]
         nibbles = [n for byte in data for n in (byte & 15, byte >> 4)]
@@ -166,6 +238,7 @@ def gather(compiled, block):
     for write in block.staged:
         at = targets[1, write.core][0] + 64 * write.beat
         assert 64 * write.beat + len(write.data) <= 64 * targets[1, write.core][1]
+        assert at + len(write.data) <= 64 * targets[1, write.core][2]
         memories[write.core][at : at + len(write.data)] = write.data
     ((_, body),) = split_blocks(block.queue)
     for core, (section, memory) in enumerate(zip(block.sections, memories, strict=True)):
@@ -175,20 +248,20 @@ def gather(compiled, block):
         records = struct.unpack(f"<{lookups}Q", section[: 8 * lookups])
         keys = [(bits(r, 44, 16), bits(r, 32, 12)) for r in records]
         assert keys == sorted(keys)
-        staging, ring = targets[1, core]
+        staging, ring, limit = targets[1, core]
         for i, (record, key) in enumerate(zip(records, keys, strict=True)):
             assert bits(record, 61, 1) == (i + 1 == len(keys) or keys[i + 1] != key)
             d = descriptor(targets[0, core], key[1])
             assert d["enable"]
-            rank = bits(record, 0, 32)
+            rank, onchip = bits(record, 0, 32), False
             if bits(record, 60, 1):
                 assert rank + d["row_beats"] <= ring
                 address = staging + 64 * rank
             else:
-                assert d["first"] <= rank < d["last"]
-                assert rank & ((1 << d["stripe_log2"]) - 1) == d["residue"]
-                address = d["base"] + ((rank - d["first"]) >> d["stripe_log2"]) * d["stride"]
-            codes = np.array(row_codes(memory, address, d, lanes))
-            sums[key] = sums.get(key, 0) + codes
+                onchip, address = place_of(d, rank)
+            if not onchip:
+                assert address + d["stride"] <= 64 * limit
+            source = compiled.onchip[core] if onchip else memory
+            sums[key] = sums.get(key, 0) + np.array(row_values(source, address, d, lanes))
             counts[key] = counts.get(key, 0) + 1
     return sums, counts

@@ -5,56 +5,72 @@ import json
 import numpy as np
 import pytest
 
-from screc.compile.images import pack_rows
+from screc.compile.images import pack_codes, stored_rows
 from screc.compile.layout import Layout, make_layout, striped_rows
 from screc.errors import ConfigError
 from screc.plan.schema import CoreCounts, CoreShapes, DevicePlan, Range, TablePlan, table_ranges
 from screc_hw.numerics import sigmoid_table
 from screc_hw.params import DeviceParams
+from screc_sim.golden.quant import QuantTable
+from tests.golden.support import PackedArray
 from tests.unit.compile_support import (
+    MIXED,
     SHAPE,
     bits,
     compile_small,
     descriptor,
     loaded,
-    row_codes,
+    place_of,
+    row_values,
     split_blocks,
 )
 
 
-@pytest.mark.parametrize("dram_share", [1.0, 0.4])
+@pytest.mark.parametrize(("resident", "onchip"), [(1, 0), (0.4, 0), (1, 0.3), (0.6, 0.5), (1, 1)])
 @pytest.mark.parametrize("memory", [1, 2, 4])
-def test_every_row_is_where_the_descriptors_say(tmp_path, memory, dram_share):
-    compiled = compile_small(tmp_path, memory=memory, dram_share=dram_share)
+def test_every_row_is_where_the_descriptors_say(tmp_path, memory, resident, onchip):
+    compiled = compile_small(tmp_path, shape=MIXED, memory=memory, resident=resident, onchip=onchip)
     targets = loaded(compiled.load)
     lanes = compiled.params.gather.lanes
-    ssd = (tmp_path / "ssd.bin").read_bytes() if dram_share < 1 else b""
-    seen = {number: set() for number in range(len(SHAPE.tables))}
-    for f, feature in enumerate(SHAPE.features):
+    ssd = (tmp_path / "ssd.bin").read_bytes() if resident < 1 else b""
+    assert not onchip or sum(map(len, compiled.onchip)) == compiled.layout.onchip_bytes > 0
+    seen = {number: set() for number in range(len(MIXED.tables))}
+    for f, feature in enumerate(MIXED.features):
         number = feature.table
         place, remap = compiled.layout.tables[number], compiled.remaps[number]
-        codes = compiled.model.tables[number].codes(remap.ids(np.arange(place.rows)))
+        values = compiled.model.tables[number].values(remap.ids(np.arange(place.rows)))
         for core in range(memory):
             d = descriptor(targets[0, core], f)
             assert d["stripe_log2"] == memory.bit_length() - 1
             assert d["base"] % 64 == 0
+            assert d["onchip_first"] == 0
+            assert d["onchip_last"] == d["first"]
+            assert d["rowwise"] == MIXED.tables[number].format.endswith("r")
+            assert (d["onchip_residue"], d["onchip_base"] % 64) == (d["residue"], 0)
             for rank in range(d["residue"], d["last"], memory):
-                address = d["base"] + (rank >> d["stripe_log2"]) * d["stride"]
-                assert address + d["stride"] <= compiled.layout.cores[core].image_bytes
-                row = row_codes(compiled.images[core], address, d, lanes)
-                assert np.array_equal(row, codes[rank])
+                on, address = place_of(d, rank)
+                memory_of = compiled.onchip if on else compiled.images
+                assert on or address + d["stride"] <= compiled.layout.cores[core].image_bytes
+                assert address + d["stride"] <= len(memory_of[core])
+                row = row_values(memory_of[core], address, d, lanes)
+                assert np.array_equal(row, values[rank])
                 seen[number].add(rank)
-        for rank in range(place.dram_rows, place.rows):
-            at = place.ssd_offset + (rank - place.dram_rows) * place.stride
-            assert np.array_equal(row_codes(ssd, at, d, lanes), codes[rank])
+        for rank in range(place.resident_rows, place.rows):
+            at = place.ssd_offset + (rank - place.resident_rows) * place.stride
+            assert np.array_equal(row_values(ssd, at, d, lanes), values[rank])
             seen[number].add(rank)
-    assert all(seen[i] == set(range(t.rows)) for i, t in enumerate(SHAPE.tables))
+    assert all(seen[i] == set(range(t.rows)) for i, t in enumerate(MIXED.tables))
 
 
 def test_int4_rows_have_the_first_code_in_the_low_nibble():
     codes = np.array([[1, -1, 7, -7], [0, 3, -8, 2]], np.int8)
-    rows = pack_rows(codes, "int4", 4)
-    assert rows.tolist() == [[0xF1, 0x97, 0, 0], [0x30, 0x28, 0, 0]]
+    assert pack_codes(codes, "int4").tolist() == [[0xF1, 0x97], [0x30, 0x28]]
+
+
+def test_rows_are_padded_with_zeros():
+    source = PackedArray([[1, 2, 3, 15, 4, 5, 6, 7]], [1.0], [-2.0], "int4r")
+    rows = stored_rows(QuantTable(source, "int4r", 2.0**-24), np.array([0, 0]), 16)
+    assert rows.tolist() == [[0x21, 0xF3, 0x54, 0x76, 0, 0x3C, 0, 0xC0, *[0] * 8]] * 2
 
 
 @pytest.mark.parametrize("memory", [1, 2])
@@ -68,7 +84,9 @@ def test_load_queue_holds_the_model(tmp_path, memory):
     }
     for core in range(memory):
         place = compiled.layout.cores[core]
-        assert targets[1, core] == [place.staging_offset, place.staging_beats]
+        # rows and ring end where the lookups begin
+        limit = place.lookup_offset // 64
+        assert targets[1, core] == [place.staging_offset, place.staging_beats, limit]
 
     base = 1  # the bottom output is vector 0: one word of 8 lanes
     for f, (word, feature) in enumerate(zip(targets[2, every], SHAPE.features, strict=True)):
@@ -129,7 +147,7 @@ def test_nothing_overlaps_in_a_layout(memory):
         at = 0
         for table in layout.tables:
             assert table.offsets[core] >= at
-            rows = striped_rows(table.dram_rows, memory, table.residue(core))
+            rows = striped_rows(table.resident_rows, memory, table.residue(core))
             at = table.offsets[core] + rows * table.stride
         assert place.staging_offset >= at
         assert place.lookup_offset == place.staging_offset + 64 * place.staging_beats
@@ -151,9 +169,9 @@ def test_a_layout_is_read_back(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data | {"version": 9}, "version: must be 1, not 9"),
+        (lambda data: data | {"version": 9}, "version: must be 2, not 9"),
         (lambda data: data | {"cores": 5}, "is no memory layout"),
-        (lambda data: {"version": 1}, "is no memory layout"),
+        (lambda data: {"version": 2}, "is no memory layout"),
     ],
 )
 def test_a_wrong_layout_file_is_named(tmp_path, change, message):
@@ -169,15 +187,37 @@ def test_a_wrong_layout_file_is_named(tmp_path, change, message):
     "ranges_of",
     [
         lambda t: (Range(tier="onchip", first=0, last=t.rows),),
+        lambda t: (Range(tier="tt", first=0, last=t.rows, core=0),),
         lambda t: (Range(tier="dram", first=8, last=t.rows, core=0),),
         lambda t: (Range(tier="dram", first=0, last=t.rows, core=1),),
         lambda t: (Range(tier="ssd", first=0, last=t.rows - 1),),
     ],
-    ids=["tier", "first", "core", "rows missing"],
+    ids=["no core", "tier", "first", "core", "rows missing"],
 )
 def test_ranges_that_no_core_can_hold_are_refused(ranges_of):
-    with pytest.raises(ConfigError, match="ranges of table 'quarter' must be dram"):
+    with pytest.raises(ConfigError, match="ranges of table 'quarter' must be onchip"):
         make_layout(device_plan(ranges_of, 1), SHAPE, DeviceParams.for_model(SHAPE))
+
+
+@pytest.mark.parametrize(("onchip", "fits"), [(4, True), (5, False), (7, False)])
+def test_dram_begins_at_a_whole_group_of_ranks(onchip, fits):
+    plan = device_plan(lambda t: table_ranges(t.rows, t.rows - 8, 4, 3, onchip=onchip), 4)
+    params = DeviceParams.for_model(SHAPE, memory=4, onchip_beats=64)
+    if fits:
+        layout = make_layout(plan, SHAPE, params)
+        assert [layout.tables[2].residue(core) for core in range(4)] == [3, 0, 1, 2]
+        return
+    with pytest.raises(ConfigError, match="a must be a multiple of 4, or b"):
+        make_layout(plan, SHAPE, params)
+
+
+def test_more_rows_than_the_on_chip_memory_are_refused():
+    plan = device_plan(lambda t: table_ranges(t.rows, t.rows, 1, 0, onchip=t.rows), 1)
+    beats = sum(-(-t.rows * t.stride_bytes(64) // 64) for t in SHAPE.tables)
+    make_layout(plan, SHAPE, DeviceParams.for_model(SHAPE, onchip_beats=beats))
+    message = f"has {beats} beats of on-chip rows for a memory core, which has {beats - 1}"
+    with pytest.raises(ConfigError, match=message):
+        make_layout(plan, SHAPE, DeviceParams.for_model(SHAPE, onchip_beats=beats - 1))
 
 
 def test_a_plan_for_other_cores_is_refused():

@@ -8,6 +8,7 @@ from screc_hw.compute.array import SystolicArray
 from screc_hw.compute.core import ComputeCore
 from screc_hw.compute.finish import Finish
 from screc_hw.compute.params import LINEAR_LATENCY, REQUANTISE_LATENCY
+from screc_hw.numerics import ACC_BITS
 from screc_hw.requantise import Requantise
 from tests.support.compute import Bench, IntegerModel, Stimulus, core_params, model_shape
 
@@ -57,6 +58,6 @@ def test_cycles_is_exact_from_sub_batch_to_sub_batch(case):
 
 
 def test_latencies_are_those_of_the_parts():
-    assert REQUANTISE_LATENCY == Requantise.latency
+    assert REQUANTISE_LATENCY == Requantise.latency_of(ACC_BITS)
     memory = 2
     assert LINEAR_LATENCY == memory + SystolicArray.latency + Finish.latency

@@ -309,8 +309,8 @@ def test_text_that_is_no_toml_names_the_line(case):
         ),
         (
             "rows = 10",
-            'rows = 10\nformat = "int8r"',
-            'table.0.format: "int8r" (a scale per row) is not built yet; use "int8"',
+            'rows = 10\nformat = "int4r"',
+            'table.0.dim: format = "int4r" needs a multiple of 8, not 4',
         ),
         (
             "rows = 10",
@@ -385,3 +385,12 @@ def test_every_key_is_described(record):
                 yield from undescribed(inner, f"{prefix}{name}.")
 
     assert list(undescribed(record, "")) == []
+
+
+@pytest.mark.parametrize(("format_", "dim"), [("int8r", 4), ("int4r", 8)])
+def test_rows_with_a_scale_of_their_own_are_accepted(case, format_, dim):
+    model = MODEL.replace("[8, 4]", f"[8, {dim}]").replace("dim = 4", f"dim = {dim}")
+    (case / "model.toml").write_text(model.replace("rows = 10", f'rows = 10\nformat = "{format_}"'))
+    table = model_shape(load_config(case / "config.toml")).tables[0]
+    assert (table.format, table.rowwise, table.dim) == (format_, True, dim)
+    assert table.row_bytes == {"int8r": dim, "int4r": dim // 2}[format_] + 4

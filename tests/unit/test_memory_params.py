@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 
 from screc_hw.memory.params import MAX_ROW_BEATS, SECTION_BURST_BEATS, MemoryCoreParams
+from screc_hw.model import TableShape
 
 GOOD = {"lanes": 16, "max_features": 26, "max_slices": 4, "rows": 8, "slots": 2}
 
@@ -12,9 +13,14 @@ GOOD = {"lanes": 16, "max_features": 26, "max_slices": 4, "rows": 8, "slots": 2}
     [
         ({"port_bits": 64}, "port_bits must be 128, 256 or 512, not 64"),
         ({"lanes": 12}, "lanes must be a power of two, not 12"),
-        ({"lanes": 2}, "lanes must lie in 4..64, not 2"),
-        ({"lanes": 128}, "lanes must lie in 4..64, not 128"),
-        ({"lanes": 32, "port_bits": 128}, "lanes 32 must fit a beat of 16 bytes"),
+        ({"lanes": 2}, "lanes must lie in 4..128, not 2"),
+        ({"lanes": 256}, "lanes must lie in 4..128, not 256"),
+        ({"lanes": 64, "port_bits": 128}, "lanes 64 must fit a beat of 16 bytes, two each"),
+        ({"pool_bits": 31}, "pool_bits must lie in 32..64, not 31"),
+        ({"onchip_beats": -1}, "onchip_beats must not be negative, not -1"),
+        ({"tt_fraction": 11}, "tt_fraction must lie in 0..10, not 11"),
+        ({"pool_beats": 3}, "pool_beats must be 1 or 2, not 3"),
+        ({"pool_beats": 2}, "pool_beats 2 needs on-chip or TT rows beside those in DRAM"),
         ({"rows": 3}, "rows must be a power of two, not 3"),
         ({"slots": 0}, "slots must be a power of two, not 0"),
         ({"max_features": 0}, "max_features must lie in 1..4096, not 0"),
@@ -66,12 +72,40 @@ def test_section_places_cover_the_outstanding_rows(port_bits, outstanding):
     assert params.section_beats & (params.section_beats - 1) == 0
 
 
-def test_cycles_are_the_slowest_of_slices_port_and_flight():
+def test_cycles_are_those_of_the_slowest_part():
     params = MemoryCoreParams(**GOOD)
-    assert params.cycles(lookups=100, slices=1, row_beats=1) == 112.5
+    one = {"lookups": 100, "slices": 1, "row_beats": 1}
+    assert params.cycles(**one) == 112.5
+    assert params.cycles(**one, records=False) == 100
+    assert params.cycles(**one, partials=200) == 200
     assert params.cycles(lookups=100, slices=4, row_beats=1) == 400
-    assert params.cycles(lookups=64, slices=1, row_beats=1, latency=124) == 128
+    assert params.cycles(lookups=100, slices=1, row_beats=2, row_cycles=2, onchip=0.5) == 112.5
+    assert params.cycles(**one, latency=2 * 64) > 2 * 100
     assert params.cycles(lookups=0, slices=1, row_beats=1) == 0
+    two = MemoryCoreParams(**GOOD, onchip_beats=64, pool_beats=2)
+    half = {"lookups": 100, "slices": 2, "row_beats": 1, "onchip": 0.5, "records": False}
+    assert two.cycles(**half) == 100
+    assert dataclasses.replace(two, pool_beats=1).cycles(**half) == 200
+
+
+@pytest.mark.parametrize(
+    ("lanes", "dim", "format_", "cycles"),
+    [
+        (64, 64, "int8", 1),
+        (64, 128, "int8", 2),
+        (64, 128, "int4", 2),
+        (128, 128, "int4", 1),
+        (128, 128, "int8", 2),
+        (64, 64, "int8r", 2),  # a beat of codes, and one of scale and bias
+        (64, 64, "int4r", 1),
+        (64, 128, "int8r", 3),
+        (128, 128, "int4r", 2),
+        (16, 16, "int8r", 1),
+    ],
+)
+def test_row_cycles_are_pieces_and_dropped_beats(lanes, dim, format_, cycles):
+    params = MemoryCoreParams(**{**GOOD, "lanes": lanes, "rowwise": True})
+    assert params.row_cycles(TableShape(name="t", rows=1, dim=dim, format=format_)) == cycles
 
 
 @pytest.mark.parametrize(
@@ -97,8 +131,7 @@ def test_a_narrower_port_takes_less():
 
 
 def test_sums_of_up_to_32_slices_take_the_same_lut_ram():
-    few, many = (MemoryCoreParams(**{**GOOD, "max_slices": n}).resources() for n in (2, 32))
+    # but no memory at all where there is one
+    few, many, one = (MemoryCoreParams(**{**GOOD, "max_slices": n}).resources() for n in (2, 32, 1))
     assert few == many
-    assert (
-        MemoryCoreParams(**{**GOOD, "max_slices": 1}).resources().lut < few.lut
-    )  # no memory of sums
+    assert one.lut < few.lut

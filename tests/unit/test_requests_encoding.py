@@ -11,6 +11,7 @@ from screc.errors import ConfigError
 from screc_hw.numerics import mean_reciprocal
 from screc_sim.samples import Bags, SampleBatch
 from tests.unit.compile_support import (
+    MIXED,
     SHAPE,
     compile_small,
     gather,
@@ -24,23 +25,27 @@ def encode(compiled, batch, **more):
 
 
 def golden_sums(compiled, batch):
-    """Sums of integer codes by id, one bag at a time."""
+    """Sums of integer rows by id, one bag at a time."""
     found = {}
     for f, bags in enumerate(batch.bags):
         table = compiled.model.tables[compiled.shape.features[f].table]
         for sample in range(len(batch)):
             ids = bags.ids[bags.offsets[sample] : bags.offsets[sample + 1]]
             if len(ids):
-                found[sample, f] = table.codes(ids).astype(int).sum(axis=0)
+                found[sample, f] = table.values(ids).astype(int).sum(axis=0)
     return found
 
 
 @pytest.mark.parametrize("samples", [1, 8, 21])
-@pytest.mark.parametrize("dram_share", [1.0, 0.3, 0.0], ids=["dram", "both", "ssd"])
+@pytest.mark.parametrize(
+    ("resident", "onchip"),
+    [(1.0, 0.0), (0.3, 0.0), (0.0, 0.0), (0.6, 0.5), (0.5, 1.0)],
+    ids=["dram", "dram ssd", "ssd", "onchip dram ssd", "onchip ssd"],
+)
 @pytest.mark.parametrize("memory", [1, 2, 4])
-def test_gathered_bags_are_the_golden_ones(tmp_path, memory, dram_share, samples):
-    compiled = compile_small(tmp_path, memory=memory, dram_share=dram_share)
-    batch = random_batch(SHAPE, samples, memory)
+def test_gathered_bags_are_the_golden_ones(tmp_path, memory, resident, onchip, samples):
+    compiled = compile_small(tmp_path, shape=MIXED, memory=memory, resident=resident, onchip=onchip)
+    batch = random_batch(MIXED, samples, memory)
     block = encode(compiled, batch)
     sums, counts = gather(compiled, block)
     expected = golden_sums(compiled, batch)
@@ -50,7 +55,7 @@ def test_gathered_bags_are_the_golden_ones(tmp_path, memory, dram_share, samples
     lengths = np.array([bags.lengths for bags in batch.bags])
     assert {k: int(lengths[k[1], k[0]]) for k in expected} == counts
     assert block.lookups == lengths.sum() == sum(counts.values())
-    assert (block.staged_rows > 0) == (dram_share < 1)
+    assert (block.staged_rows > 0) == (resident < 1)
     if memory > 1:
         assert all(len(section) > 0 for section in block.sections)
 
@@ -89,7 +94,7 @@ def test_result_beats_hold_padded_rows_and_the_status(tmp_path):
 
 
 def test_a_row_is_staged_once_per_block(tmp_path):
-    compiled = compile_small(tmp_path, dram_share=0.0)
+    compiled = compile_small(tmp_path, resident=0.0)
     same = Bags(np.full(30, 5), np.arange(0, 31, 3))
     empty = Bags(np.zeros(0, np.int64), np.zeros(11, np.int64))
     bags = (same, empty, same, empty, empty, empty)  # two features of one table
@@ -100,7 +105,7 @@ def test_a_row_is_staged_once_per_block(tmp_path):
 
 
 def test_staging_ring_wraps_and_is_given_back(tmp_path):
-    compiled = compile_small(tmp_path, dram_share=0.0, staging_beats=190)
+    compiled = compile_small(tmp_path, resident=0.0, staging_beats=190)
     for seed in range(12):
         batch = random_batch(SHAPE, 6, seed)
         block = encode(compiled, batch)
@@ -110,7 +115,7 @@ def test_staging_ring_wraps_and_is_given_back(tmp_path):
 
 
 def test_blocks_in_flight_do_not_overlap(tmp_path):
-    compiled = compile_small(tmp_path, memory=2, dram_share=0.0, staging_beats=400)
+    compiled = compile_small(tmp_path, memory=2, resident=0.0, staging_beats=400)
     flight, used = [], [[], []]
     for seed in range(40):
         while True:
@@ -132,7 +137,7 @@ def test_blocks_in_flight_do_not_overlap(tmp_path):
 
 
 def test_a_block_that_never_fits_the_ring_says_so(tmp_path):
-    compiled = compile_small(tmp_path, dram_share=0.0, staging_beats=20)
+    compiled = compile_small(tmp_path, resident=0.0, staging_beats=20)
     with pytest.raises(StagingFullError, match=r"of 20 are free; use a smaller plan\.batch"):
         encode(compiled, random_batch(SHAPE, 64, 1))
     tiny = random_batch(SHAPE, 1, 1, longest=1)

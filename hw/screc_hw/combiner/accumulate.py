@@ -11,7 +11,7 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from screc_hw.combiner.layouts import (
-    LOG2_BITS,
+    ahead_layout,
     bag_address,
     header_layout,
     part_layout,
@@ -20,29 +20,31 @@ from screc_hw.combiner.layouts import (
     sum_layout,
 )
 from screc_hw.combiner.params import COUNT_BITS, CombinerParams
-from screc_hw.stream import index_bits
 
 __all__ = ["Accumulate"]
 
-STALE = 3
-"""Reads that miss a write under way: issued in the three cycles after the write's own read.
+STALE_COUNTS, STALE_SUMS = 4, 3
+"""Parts behind one whose reads miss what it writes.
 
-From address to written sum are three registers (memory, its output, the result), and the memory
-gives the old word in the cycle of a write.
+From a sum's address to the sum written are three registers (memory, its output, the result), with
+counts one more (the slot's), and the memory gives the old word in the cycle of a write.
 """
+
+SUMS = 6
+"""Stage of the sums, see :class:`Accumulate`."""
 
 
 class Accumulate(wiring.Component):
     """Adds the parts of each bag, and passes the sum on when their counts reach its length.
 
-    The count is updated first (stages 0 to 3), the accumulator behind it (stages 2 to 5), so that
+    The count is updated first (stages 0 to 4), the accumulator behind it (stages 3 to 6), so that
     the adder already knows whether its part is the bag's first, and whether the bag was finished
     before; then the part is dropped. Sums that a following part needs before they can be read back
     are forwarded, so parts of one bag may follow each other in any pattern.
 
-    **Latency** 5 cycles. **Throughput** 1 slice per cycle. **Backpressure** ``parts.ready`` is 0
-    while ``queue_depth`` slices are under way; each frees its place by ``taken``, or at once when
-    it does not finish a bag.
+    **Latency** 6 cycles. **Throughput** 1 slice per cycle. **Backpressure** ``parts.ready`` is a
+    register, 0 while ``queue_depth`` slices are under way; each frees its place by ``taken``, or
+    at once when it does not finish a bag.
 
     Parameters
     ----------
@@ -55,8 +57,8 @@ class Accumulate(wiring.Component):
         Starts a bag: notes its length, clears its count. The slot has no part under way.
     parts : In(stream.Signature(part_layout))
         The slices of a part follow each other.
-    ahead : Out(index of a feature)
-        Feature of what is on ``sums`` two cycles later.
+    ahead : Out(ahead_layout)
+        The bag of what is on ``sums`` three cycles later.
     sums : Out(stream.Signature(sum_layout), valid-only)
     taken : In(1)
         A word that came from ``sums`` has left the combiner.
@@ -66,7 +68,7 @@ class Accumulate(wiring.Component):
 
     headers: stream.Interface
     parts: stream.Interface
-    ahead: Signal
+    ahead: data.View[data.StructLayout]
     sums: stream.Interface
     taken: Signal
     idle: Signal
@@ -77,7 +79,7 @@ class Accumulate(wiring.Component):
             {
                 "headers": In(stream.Signature(header_layout(params), always_ready=True)),
                 "parts": In(stream.Signature(part_layout(params))),
-                "ahead": Out(index_bits(params.max_features)),
+                "ahead": Out(ahead_layout(params)),
                 "sums": Out(stream.Signature(sum_layout(params), always_ready=True)),
                 "taken": In(1),
                 "idle": Out(1),
@@ -90,40 +92,77 @@ class Accumulate(wiring.Component):
         layout = data.StructLayout(
             {str(name): f.shape for name, f in part_layout(self._params) if name != "acc"}
         )
-        stages: list[Any] = [Signal(layout, name=f"part_{n}", reset_less=True) for n in range(6)]
-        valid = [Signal(name=f"valid_{n}") for n in range(6)]
+        stages: list[Any] = [
+            Signal(layout, name=f"part_{n}", reset_less=True) for n in range(SUMS + 1)
+        ]
+        valid = [Signal(name=f"valid_{n}") for n in range(SUMS + 2)]
         m.d.comb += [stages[0][name].eq(self.parts.payload[name]) for name, _ in layout]
-        for n in range(5):
-            m.d.sync += [stages[n + 1].eq(stages[n]), valid[n + 1].eq(valid[n])]
-        before, after = self._count(m, stages, valid)
+        for chain in (stages, valid):
+            m.d.sync += [later.eq(sooner) for sooner, later in itertools.pairwise(chain)]
+        same_bag, same_sum = self._compare(m, stages)
+        before, after = self._count(m, stages, valid, same_bag)
         keep, first, complete = self._judge(m, stages, before, after)
-        result = self._add(m, stages, valid, keep, first)
+        result = self._add(m, stages, valid, same_sum, keep, first)
         finished = Signal()
         m.d.sync += finished.eq(complete)
         m.d.comb += [
-            self.ahead.eq(stages[3].feature),
-            self.sums.valid.eq(valid[5] & finished),
+            self.sums.valid.eq(valid[SUMS] & finished),
             self.sums.payload.acc.eq(result),
             *(
-                self.sums.payload[name].eq(stages[5][name])
+                self.sums.payload[name].eq(stages[SUMS][name])
                 for name in ("slot", "row", "slice", "last")
             ),
         ]
-        self._places(m, valid[0], valid[5] & ~finished)
+        self._places(m, valid[0], valid[SUMS] & ~finished)
         return m
 
     def _bag(self, part: Any) -> Value:
         return bag_address(self._params, part.row, part.feature)
 
-    def _count(self, m: Module, stages: list[Any], valid: list[Signal]) -> tuple[Signal, Signal]:
-        """Count lookups, stages 0 to 3; return the bag's count before and after the part.
+    def _bag_of_all(self, part: Any) -> Value:
+        return slot_address(self._params, part.slot, self._bag(part))
+
+    def _compare(self, m: Module, stages: list[Any]) -> tuple[Sequence[Value], Sequence[Value]]:
+        """Compare each part with those before it, as both go on in step.
+
+        Returns, nearest first: of stage 2, whether it has the bag of each of ``STALE_COUNTS``
+        parts; of stage 4, whether it has the bag and slice of each of ``STALE_SUMS``.
+        """
+        bags = [Signal(STALE_COUNTS, name=f"same_bag_{n}", reset_less=True) for n in (1, 2)]
+        sums = [Signal(STALE_SUMS, name=f"same_sum_{n}", reset_less=True) for n in (2, 3, 4)]
+        m.d.sync += bags[0].eq(
+            Cat(
+                self._bag_of_all(stages[0]) == self._bag_of_all(stages[d])
+                for d in range(1, STALE_COUNTS + 1)
+            )
+        )
+        m.d.sync += sums[0].eq(
+            Cat(
+                bags[0][d - 1] & (stages[1].slice == stages[1 + d].slice)
+                for d in range(1, STALE_SUMS + 1)
+            )
+        )
+        for chain in (bags, sums):
+            m.d.sync += [later.eq(sooner) for sooner, later in itertools.pairwise(chain)]
+        return list(bags[-1]), list(sums[-1])
+
+    def _count(
+        self, m: Module, stages: list[Any], valid: list[Signal], same_bag: Sequence[Value]
+    ) -> tuple[Signal, Signal]:
+        """Count lookups, stages 0 to 4; return the bag's count before and after the part.
 
         One memory per slot: a slot is either being admitted, which clears counts, or in use.
         """
         params = self._params
         header = self.headers.payload
         before = Signal(COUNT_BITS, reset_less=True)
-        after = [Signal(COUNT_BITS, name=f"after_{n}", reset_less=True) for n in (3, 4, 5)]
+        after = [
+            Signal(COUNT_BITS, name=f"after_{4 + n}", reset_less=True) for n in range(STALE_COUNTS)
+        ]
+        # whether the part in a stage changes the count of its bag
+        counted = [Signal(name=f"counted_{n}") for n in range(1, SUMS + 1)]
+        m.d.sync += counted[0].eq(valid[0] & stages[0].last & ~stages[0].empty)
+        m.d.sync += [later.eq(sooner) for sooner, later in itertools.pairwise(counted)]
         read = []
         for slot in range(params.slots):
             bank: memory.Memory[Any, Any] = memory.Memory(
@@ -132,41 +171,30 @@ class Accumulate(wiring.Component):
             m.submodules[f"counts_{slot}"] = bank
             source, sink = bank.read_port(), bank.write_port()
             clear = self.headers.valid & (header.slot == slot)
-            update = valid[3] & stages[3].last & ~stages[3].empty & (stages[3].slot == slot)
+            output = Signal(COUNT_BITS, name=f"count_{slot}", reset_less=True)
+            m.d.sync += output.eq(source.data)
             m.d.comb += [
                 source.addr.eq(self._bag(stages[0])),
-                sink.addr.eq(Mux(clear, header.address, self._bag(stages[3]))),
+                sink.addr.eq(Mux(clear, header.address, self._bag(stages[4]))),
                 sink.data.eq(Mux(clear, 0, after[0])),
-                sink.en.eq(clear | update),
+                sink.en.eq(clear | (counted[3] & (stages[4].slot == slot))),
             ]
-            read.append(source.data)
+            read.append(output)
         stored = Signal(COUNT_BITS, reset_less=True)
-        m.d.sync += stored.eq(Array(read)[stages[1].slot])
-
-        def bag(n: int) -> Value:
-            return slot_address(params, stages[n].slot, self._bag(stages[n]))
-
-        written = [valid[n] & stages[n].last & ~stages[n].empty for n in (2, 3, 4)]
-        same = [written[n] & (bag(2 + n) == bag(1)) for n in range(STALE)]
+        m.d.sync += stored.eq(Array(read)[stages[2].slot])
+        same = [same_bag[n] & counted[2 + n] for n in range(STALE_COUNTS)]
         count = forwarded(m, "count", same, after, stored)
         total = Signal(COUNT_BITS)
-        m.d.comb += total.eq(count[:-1] + stages[2].count)
-        m.d.sync += [
-            before.eq(count),
-            # the top bit sticks: a bag with too many lookups stays finished
-            after[0].eq(Cat(total[:-1], total[-1] | count[-1])),
-            after[1].eq(after[0]),
-            after[2].eq(after[1]),
-        ]
+        m.d.comb += total.eq(count[:-1] + stages[3].count)
+        # the top bit sticks: a bag with too many lookups stays finished
+        m.d.sync += [before.eq(count), after[0].eq(Cat(total[:-1], total[-1] | count[-1]))]
+        m.d.sync += [later.eq(sooner) for sooner, later in itertools.pairwise(after)]
         return before, after[0]
 
     def _judge(
         self, m: Module, stages: list[Any], before: Signal, after: Signal
     ) -> tuple[Signal, Signal, Signal]:
-        """Read headers, stages 0 to 5; return of stage 4: add it, as the first part, finishes.
-
-        With means, also puts reciprocal and logarithm of the length on ``sums``.
-        """
+        """Read headers, stages 0 to 4; return of stage 5: add it, as the first part, finishes."""
         params = self._params
         header = self.headers.payload
         fields = {"length": 16, **({"reciprocal": 16} if params.mean else {})}
@@ -179,37 +207,34 @@ class Accumulate(wiring.Component):
             sink.addr.eq(slot_address(params, header.slot, header.address)),
             sink.en.eq(self.headers.valid),
             *(sink.data[name].eq(header[name]) for name in fields),
-            source.addr.eq(slot_address(params, stages[0].slot, self._bag(stages[0]))),
+            source.addr.eq(self._bag_of_all(stages[0])),
         ]
-        read = [Signal.like(source.data, name=f"header_{n}", reset_less=True) for n in (2, 3, 4, 5)]
+        # with a reset, the memory's output register cannot become part of a shift register
+        read = [Signal.like(source.data, name=f"header_{n}", reset_less=n > 2) for n in (2, 3, 4)]
         m.d.sync += [later.eq(sooner) for sooner, later in itertools.pairwise([source.data, *read])]
-        length = read[1].length  # stage 3
+        m.d.comb += self.ahead.feature.eq(stages[3].feature)
+        if params.mean:
+            m.d.comb += [self.ahead[name].eq(read[1][name]) for name in fields]
+        length = read[-1].length
         keep, first, complete = Signal(), Signal(), Signal()
-        empty = stages[3].empty
+        empty = stages[4].empty
         m.d.sync += [
             keep.eq(empty | (before < length)),
             first.eq(empty | (before == 0)),
             complete.eq(empty | ((before < length) & (after >= length))),
         ]
-        if params.mean:
-            less_one = Signal(16, reset_less=True)
-            logarithm = Signal(LOG2_BITS)
-            log2 = Signal(LOG2_BITS, reset_less=True)
-            m.d.comb += logarithm.eq(0)
-            for bit in range(16):
-                with m.If(less_one[bit]):
-                    m.d.comb += logarithm.eq(bit + 1)
-            m.d.sync += [less_one.eq(length - 1), log2.eq(logarithm)]
-            m.d.comb += [
-                self.sums.payload.reciprocal.eq(read[3].reciprocal),
-                self.sums.payload.log2.eq(log2),
-            ]
         return keep, first, complete
 
     def _add(
-        self, m: Module, stages: list[Any], valid: list[Signal], keep: Signal, first: Signal
+        self,
+        m: Module,
+        stages: list[Any],
+        valid: list[Signal],
+        same_sum: Sequence[Value],
+        keep: Signal,
+        first: Signal,
     ) -> Signal:
-        """Add parts up, stages 2 to 5; return the bag's sum, of stage 5."""
+        """Add parts up, stages 3 to 6; return the bag's sum, of stage 6."""
         params = self._params
         shape = data.ArrayLayout(signed(params.acc_bits), params.lanes)
         accumulators: memory.Memory[Any, Any]
@@ -217,31 +242,34 @@ class Accumulate(wiring.Component):
             shape=shape, depth=params.sums, init=[]
         )
         source, sink = accumulators.read_port(), accumulators.write_port()
-        bags = slot_address(params, stages[2].slot, self._bag(stages[2]))
-        address = sum_address(params, bags, stages[2].slice)
         addresses = [
-            Signal(source.addr.shape(), name=f"address_{n}", reset_less=True) for n in (3, 4, 5, 6)
+            Signal(source.addr.shape(), name=f"address_{n}", reset_less=True)
+            for n in range(3, SUMS + 1)
         ]
-        parts = [Signal(shape, name=f"acc_{n}", reset_less=True) for n in (1, 2, 3, 4)]
-        results = [Signal(shape, name=f"sum_{n}", reset_less=True) for n in (5, 6, 7)]
+        parts = [Signal(shape, name=f"acc_{n}", reset_less=True) for n in range(1, SUMS)]
+        results = [
+            Signal(shape, name=f"sum_{SUMS + n}", reset_less=True) for n in range(STALE_SUMS)
+        ]
         stored = Signal(shape, reset_less=True)
-        kept, busy = Signal(), Signal()
+        kept = Signal()
+        m.d.sync += addresses[0].eq(
+            sum_address(params, self._bag_of_all(stages[2]), stages[2].slice)
+        )
         m.d.comb += [
-            source.addr.eq(address),
-            sink.addr.eq(addresses[2]),
+            source.addr.eq(addresses[0]),
+            sink.addr.eq(addresses[-1]),
             sink.data.eq(results[0]),
-            sink.en.eq(valid[5] & kept),
+            sink.en.eq(valid[SUMS] & kept),
         ]
-        for chain in ([address, *addresses], [self.parts.payload.acc, *parts], results):
+        for chain in (addresses, [self.parts.payload.acc, *parts], results):
             m.d.sync += [later.eq(sooner) for sooner, later in itertools.pairwise(chain)]
-        m.d.sync += [stored.eq(source.data), kept.eq(keep), busy.eq(valid[5])]
-        active = [valid[4], valid[5], busy]
-        same = [active[n] & (addresses[1 + n] == addresses[0]) for n in range(STALE)]
+        m.d.sync += [stored.eq(source.data), kept.eq(keep)]
+        same = [same_sum[n] & valid[5 + n] for n in range(STALE_SUMS)]
         old = forwarded(m, "sum", same, results, stored)
         total = []
         for lane in range(params.lanes):
             base = Mux(first, 0, old[lane])
-            total.append((base + parts[3][lane])[: params.acc_bits])
+            total.append((base + parts[-1][lane])[: params.acc_bits])
         m.d.sync += results[0].eq(Cat(*total))
         return results[0]
 
@@ -250,13 +278,11 @@ class Accumulate(wiring.Component):
         depth = self._params.queue_depth
         places = Signal(range(depth + 1), init=depth)
         available = Signal()
-        m.d.comb += [
-            available.eq(places != 0),
-            self.parts.ready.eq(available),
-            fire.eq(self.parts.valid & available),
-        ]
+        m.d.comb += [self.parts.ready.eq(available), fire.eq(self.parts.valid & available)]
         m.d.sync += [
             places.eq(places - fire + dropped + self.taken),
+            # places that come back count a cycle later
+            available.eq((places > 1) | ((places == 1) & ~fire)),
             self.idle.eq((places == depth) & ~fire),
         ]
 

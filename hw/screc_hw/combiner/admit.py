@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Array, Module, Mux, Signal, Value
+from amaranth.hdl import Array, Module, Signal, Value
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from screc_hw.combiner.layouts import bag_address, header_layout, part_layout, zero_layout
 from screc_hw.combiner.params import CombinerParams
 from screc_hw.protocol import COMBINER_FIELDS, LoadTarget
-from screc_hw.stream import Queue, bag_header_layout, config_layout, index_bits
+from screc_hw.stream import Queue, SkidBuffer, bag_header_layout, config_layout, index_bits
 
 __all__ = ["Admit", "ZeroFill"]
 
@@ -24,9 +24,9 @@ class Admit(wiring.Component):
 
     Slots are used round-robin; slot ``q mod cores`` and its credit belong to one compute core.
 
-    **Latency** 1 cycle per sub-batch, plus its headers. **Throughput** 1 header per cycle; an empty
-    bag of n slices takes n cycles. **Backpressure** ``begin`` waits for a slot, ``bags`` for the
-    zeros of earlier empty bags.
+    **Latency** 2 cycles per sub-batch, plus its headers. **Throughput** 1 header per cycle; an
+    empty bag of n slices takes n cycles. **Backpressure** ``begin`` waits for a slot, ``bags`` for
+    the zeros of earlier empty bags; both ``ready`` are registers.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class Admit(wiring.Component):
     -------
     config : In(stream.Signature(config_layout), valid-only)
     features : In(12)
-        Features of the sub-batch, sampled when ``begin`` is taken.
+        Features of the sub-batch, held while ``begin`` is valid.
     begin : In(stream, empty payload)
     bags : In(stream.Signature(bag_header_layout))
     release : cores × In(1)
@@ -93,37 +93,39 @@ class Admit(wiring.Component):
         """Build credits, the walk over a sub-batch's bags, and the queue of empty bags."""
         m = Module()
         params = self._params
-        row = Signal(range(params.rows))
-        feature = Signal(range(params.max_features))
-        final = Signal.like(self.features)  # index of the last feature
         m.submodules.zeros = zeros = Queue(zero_layout(params), ZERO_QUEUE)
-        room = Signal()
-        m.d.sync += room.eq(zeros.level <= ZERO_QUEUE - 4)
-        wiring.connect(m, wiring.flipped(self.zeros), zeros.o)
-        take = Signal()
+        m.submodules.next_zeros = next_zeros = SkidBuffer(zero_layout(params))
+        wiring.connect(m, zeros.o, next_zeros.i)
+        wiring.connect(m, wiring.flipped(self.zeros), next_zeros.o)
+        take, final = Signal(), Signal()
+        begin_ready, bags_ready, some = Signal(), Signal(), Signal()
+        m.d.comb += [
+            self.begin.ready.eq(begin_ready),
+            self.bags.ready.eq(bags_ready),
+            self.started.eq(begin_ready),
+            take.eq(self.bags.valid & bags_ready),
+            self.count.eq(self.features << (params.rows - 1).bit_length()),
+        ]
+        row, feature = self._walk(m, take, final)
         credit = self._credit(m)
+        room = zeros.level <= ZERO_QUEUE - 4
+        # ``begin`` waits a cycle, which tells whether there are any features
+        m.d.sync += [begin_ready.eq(0), bags_ready.eq(0), some.eq(self.features != 0)]
         with m.FSM() as fsm:
             with m.State("Begin"):
-                m.d.comb += [
-                    self.begin.ready.eq(credit),
-                    self.started.eq(self.begin.valid & self.begin.ready),
-                    self.count.eq(self.features << (params.rows - 1).bit_length()),
-                ]
-                with m.If(self.started):
-                    m.d.sync += [final.eq(self.features - 1), row.eq(0), feature.eq(0)]
-                    m.next = "Bags"
-                    with m.If(self.features == 0):
-                        m.next = "Admit"
+                m.d.sync += begin_ready.eq(credit & self.begin.valid & ~begin_ready)
+                with m.If(begin_ready):
+                    m.d.sync += bags_ready.eq(room & some)
+                    m.next = "Admit"
+                    with m.If(some):
+                        m.next = "Bags"
             with m.State("Bags"):
-                m.d.comb += [self.bags.ready.eq(room), take.eq(self.bags.valid & room)]
-                with m.If(take):
-                    m.d.sync += feature.eq(feature + 1)
-                    with m.If(feature == final):
-                        m.d.sync += [feature.eq(0), row.eq(row + 1)]
-                        with m.If(row == params.rows - 1):
-                            m.next = "Admit"
+                m.d.sync += bags_ready.eq(room & ~(take & final))
+                with m.If(take & final):
+                    m.next = "Admit"
             with m.State("Admit"):
                 m.d.sync += [
+                    begin_ready.eq(credit & self.begin.valid),
                     self.admitted.eq(self.admitted + 1),
                     self.slot.eq(self.slot + 1 if params.slots > 1 else 0),
                 ]
@@ -141,17 +143,54 @@ class Admit(wiring.Component):
         m.d.comb += self.idle.eq(fsm.ongoing("Begin"))
         return m
 
+    def _walk(self, m: Module, take: Signal, final: Signal) -> tuple[Signal, Signal]:
+        """Walk over a sub-batch's bags as ``take`` says; ``final`` is 1 at the last one.
+
+        Whether a feature or row is the last is known ahead, in registers.
+        """
+        params = self._params
+        row, feature = Signal(range(params.rows)), Signal(range(params.max_features))
+        left, most = Signal(len(self.features)), Signal(len(self.features))  # features, less one
+        last_feature, last_row = Signal(), Signal()
+        m.d.comb += final.eq(last_feature & last_row)
+        with m.If(self.started):
+            m.d.sync += [
+                row.eq(0),
+                feature.eq(0),
+                most.eq(self.features - 1),
+                left.eq(self.features - 1),
+                last_feature.eq(self.features == 1),
+                last_row.eq(params.rows == 1),
+            ]
+        with m.Elif(take):
+            m.d.sync += [
+                feature.eq(feature + 1),
+                left.eq(left - 1),
+                last_feature.eq(left == 1),
+            ]
+            with m.If(last_feature):
+                m.d.sync += [
+                    feature.eq(0),
+                    left.eq(most),
+                    last_feature.eq(most == 0),
+                    row.eq(row + 1),
+                    last_row.eq(row == (params.rows - 2) % params.rows),
+                ]
+        return row, feature
+
     def _credit(self, m: Module) -> Value:
-        """Count each core's free slots; return whether the core that is next has one."""
+        """Count each core's free slots; return whether the core that is next had one."""
         size = self._params.slots // self._cores
-        core = self.slot[: (self._cores - 1).bit_length()]
+        core = Signal(range(self._cores))
+        with m.If(self.started):
+            m.d.sync += core.eq(core + 1)
         available = Array(Signal(init=1, name=f"available_{c}") for c in range(self._cores))
         for c in range(self._cores):
             free = Signal(range(size + 1), init=size, name=f"free_{c}")
+            taken = self.started & (core == c)
             m.d.sync += [
-                free.eq(free - (self.started & (core == c)) + self.release[c]),
-                # a cycle late, as the next sub-batch may begin two cycles after this one
-                available[c].eq(free != 0),
+                free.eq(free - taken + self.release[c]),
+                available[c].eq((free > 1) | ((free == 1) & ~taken)),
             ]
         return available[core]
 
@@ -193,8 +232,8 @@ class Admit(wiring.Component):
 class ZeroFill(wiring.Component):
     """Turns an empty bag into parts that finish it with zeros.
 
-    **Latency** 0 cycles. **Throughput** 1 slice per cycle. **Backpressure** ``bags.ready`` is 1 in
-    the cycle that takes a bag's last slice.
+    **Latency** 1 cycle. **Throughput** 1 slice per cycle. **Backpressure** ``bags.ready`` is 1
+    while no bag is held, and in the cycle that takes a bag's last slice.
 
     Parameters
     ----------
@@ -220,20 +259,29 @@ class ZeroFill(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Build the count of slices."""
+        """Build the bag held and the count of its slices."""
         m = Module()
         bag, part = self.bags.payload, self.parts.payload
-        slice_ = Signal.like(bag.slices)
+        left = Signal.like(bag.slices)  # slices behind this one
+        names = ("slot", "row", "feature")
+        held = {name: Signal.like(bag[name], name=name) for name in names}
         m.d.comb += [
-            self.parts.valid.eq(self.bags.valid),
-            self.bags.ready.eq(self.parts.ready & part.last),
-            part.slot.eq(bag.slot),
-            part.row.eq(bag.row),
-            part.feature.eq(bag.feature),
-            part.slice.eq(slice_),
-            part.last.eq(slice_ + 1 >= bag.slices),
+            self.bags.ready.eq(~self.parts.valid | (self.parts.ready & part.last)),
+            *(part[name].eq(held[name]) for name in names),
             part.empty.eq(1),
         ]
-        with m.If(self.parts.valid & self.parts.ready):
-            m.d.sync += slice_.eq(Mux(part.last, 0, slice_ + 1))
+        with m.If(self.bags.ready):
+            m.d.sync += [
+                self.parts.valid.eq(self.bags.valid),
+                part.slice.eq(0),
+                part.last.eq(bag.slices <= 1),
+                left.eq(bag.slices - 1),
+                *(held[name].eq(bag[name]) for name in names),
+            ]
+        with m.Elif(self.parts.ready):
+            m.d.sync += [
+                part.slice.eq(part.slice + 1),
+                part.last.eq(left == 1),
+                left.eq(left - 1),
+            ]
         return m

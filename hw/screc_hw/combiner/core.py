@@ -34,10 +34,11 @@ class Combiner(wiring.Component):
     in any order and interleaved with others, but the slices of a partial follow each other. A bag
     is finished when the counts of its partials reach its length; further ones are dropped.
 
-    **Latency** ``ceil(log2(inputs)) + 1`` cycles of merging, 5 of adding, 7 of requantising (6 more
-    with means) and 4 of output. **Throughput** 1 header and 1 partial slice per cycle.
+    **Latency** ``ceil(log2(inputs)) + 1`` cycles of merging, ``params.latency`` of adding and
+    requantising, and 4 of output. **Throughput** 1 header and 1 partial slice per cycle.
     **Backpressure** ``begin`` waits for a free slot; a slow compute core stops the partials once
-    ``queue_depth`` words are under way.
+    ``queue_depth`` words are under way; ``ready`` of a partial is ``ceil(log2(inputs)) + 1`` gates
+    behind a register.
 
     Parameters
     ----------
@@ -51,7 +52,7 @@ class Combiner(wiring.Component):
     Members
     -------
     features : In(12)
-        Features of the sub-batch, sampled when ``begin`` is taken.
+        Features of the sub-batch, held while ``begin`` is valid.
     begin : In(stream, empty payload)
     bags : In(stream.Signature(bag_header_layout))
         Row by row, feature by feature.
@@ -141,12 +142,14 @@ class Combiner(wiring.Component):
         busy = Signal()
         # partials are under way from the first register that holds one, wanted or not
         adding = merging | merge.o.valid | ~accumulate.idle
-        m.d.sync += busy.eq(waiting | ~admit.idle | self.begin.valid | adding)
+        m.d.sync += [
+            busy.eq(waiting | ~admit.idle | self.begin.valid | adding),
+            accumulate.taken.eq(finish.words.valid & finish.words.ready),
+        ]
         m.d.comb += [
             self.config.ready.eq(1),
             admit.features.eq(self.features),
             self.admitted.eq(admit.admitted),
-            accumulate.taken.eq(finish.words.valid & finish.words.ready),
             finish.ahead.eq(accumulate.ahead),
             self.idle.eq(~busy),
         ]

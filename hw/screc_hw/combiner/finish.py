@@ -5,15 +5,15 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from screc_hw.combiner.layouts import sum_layout
+from screc_hw.combiner.layouts import LOG2_BITS, ahead_layout, sum_layout
 from screc_hw.combiner.params import CombinerParams
 from screc_hw.numerics import RECIPROCAL_FRACTION_BITS
 from screc_hw.protocol import COMBINER_FIELDS, LoadTarget
-from screc_hw.requantise import Requantise, ScaleShift
+from screc_hw.requantise import Multiply, Requantise
 from screc_hw.stream import Queue, config_layout, feature_write_layout, index_bits
 
 __all__ = ["Finish", "Mean", "finished_layout"]
@@ -25,7 +25,9 @@ def finished_layout(params: CombinerParams) -> data.StructLayout:
 
 
 class Mean(wiring.Component):
-    """``(acc * r + half) >> shift`` per lane, the mean of a bag; r 2**15, shift 15 keeps a sum.
+    """``(acc * r + half) >> shift`` per lane, the mean of a bag; r 2**15, log2 0 keeps a sum.
+
+    ``shift`` is 15 + ``log2``. The last step of the shift shares its LUTs with the rounding.
 
     **Latency** :attr:`latency` cycles. **Throughput** 1 per cycle. **Backpressure** none.
 
@@ -38,30 +40,44 @@ class Mean(wiring.Component):
     -------
     acc : In(ArrayLayout(signed(acc_bits), lanes))
     reciprocal : In(16)
-    shift : In(6)
+    log2 : In(5)
+        0..16.
     y : Out(ArrayLayout(signed(acc_bits), lanes))
     """
 
-    latency = ScaleShift.latency + 1
-
     acc: data.View[data.ArrayLayout]
     reciprocal: Signal
-    shift: Signal
+    log2: Signal
     y: data.View[data.ArrayLayout]
 
     def __init__(self, params: CombinerParams) -> None:
         self._params = params
+        self._multiply = Multiply(params.acc_bits, params.lanes)
+        self.latency = self._multiply.latency + 3
         shape = data.ArrayLayout(signed(params.acc_bits), params.lanes)
-        super().__init__({"acc": In(shape), "reciprocal": In(16), "shift": In(6), "y": Out(shape)})
+        super().__init__(
+            {"acc": In(shape), "reciprocal": In(16), "log2": In(LOG2_BITS), "y": Out(shape)}
+        )
 
     def elaborate(self, platform: object) -> Module:
-        """Round what the scaler gives."""
+        """Shift what the multiplier gives by 8 and 16, then 2, 4 and 6, then 1 and round."""
         m = Module()
-        m.submodules.scale = scale = ScaleShift(self._params.acc_bits, self._params.lanes)
-        m.d.comb += [scale.acc.eq(self.acc), scale.m.eq(self.reciprocal), scale.s.eq(self.shift)]
-        m.d.sync += [
-            self.y[lane].eq((scale.y[lane] + 1) >> 1) for lane in range(self._params.lanes)
-        ]
+        m.submodules.multiply = multiply = self._multiply
+        m.d.comb += [multiply.acc.eq(self.acc), multiply.m.eq(self.reciprocal)]
+        log2 = _delayed(m, "log2", self.log2, multiply.latency)
+        coarse, middle = log2[3:], Signal(2, reset_less=True)
+        fine = Signal(2, reset_less=True)
+        m.d.sync += [middle.eq(log2[1:3]), fine.eq(Cat(log2[0], fine[0]))]
+        for lane in range(self._params.lanes):
+            # all but the last of the shift's fixed 15 steps, which is the rounding's
+            product = multiply.y[lane][RECIPROCAL_FRACTION_BITS - 1 :].as_signed()
+            eights = Signal(signed(len(product)), name=f"eights_{lane}", reset_less=True)
+            twos = Signal(signed(len(product)), name=f"twos_{lane}", reset_less=True)
+            m.d.sync += [
+                eights.eq(product >> (coarse << 3)),
+                twos.eq(eights >> (middle << 1)),
+                self.y[lane].eq(((twos >> fine[1]) + 1) >> 1),
+            ]
         return m
 
 
@@ -80,14 +96,14 @@ class Finish(wiring.Component):
     Members
     -------
     config : In(stream.Signature(config_layout), valid-only)
-    ahead : In(index of a feature)
-        Feature of what is on ``sums`` two cycles later.
+    ahead : In(ahead_layout)
+        The bag of what is on ``sums`` three cycles later.
     sums : In(stream.Signature(sum_layout), valid-only)
     words : Out(stream.Signature(finished_layout))
     """
 
     config: stream.Interface
-    ahead: Signal
+    ahead: data.View[data.StructLayout]
     sums: stream.Interface
     words: stream.Interface
 
@@ -96,7 +112,7 @@ class Finish(wiring.Component):
         super().__init__(
             {
                 "config": In(stream.Signature(config_layout(), always_ready=True)),
-                "ahead": In(index_bits(params.max_features)),
+                "ahead": In(ahead_layout(params)),
                 "sums": In(stream.Signature(sum_layout(params), always_ready=True)),
                 "words": Out(stream.Signature(finished_layout(params))),
             }
@@ -106,20 +122,15 @@ class Finish(wiring.Component):
         """Build the scales' memory, the pipeline beside its own delays, and the queue."""
         m = Module()
         params = self._params
-        feature = self._feature(m)
+        sooner = self._feature(m)
+        feature = _delayed(m, "feature", sooner, 1)
         m.submodules.requantise = requantise = Requantise(params.acc_bits, params.lanes)
         scale: Any = Signal(data.StructLayout({"m": 16, "s": 6}))
         m.d.comb += [scale.m.eq(feature.m), scale.s.eq(feature.s)]
         delay = requantise.latency
         if params.mean:
-            m.submodules.mean = mean = Mean(params)
-            unit = RECIPROCAL_FRACTION_BITS
-            m.d.comb += [
-                mean.acc.eq(self.sums.payload.acc),
-                mean.reciprocal.eq(Mux(feature.mean, self.sums.payload.reciprocal, 1 << unit)),
-                mean.shift.eq(unit + Mux(feature.mean, self.sums.payload.log2, 0)),
-                requantise.acc.eq(mean.y),
-            ]
+            mean = self._mean(m, sooner)
+            m.d.comb += requantise.acc.eq(mean.y)
             scale = _delayed(m, "scale", scale, mean.latency)
             delay += mean.latency
         else:
@@ -161,6 +172,34 @@ class Finish(wiring.Component):
         wiring.connect(m, wiring.flipped(self.words), queue.o)
         return m
 
+    def _mean(self, m: Module, feature: Any) -> Mean:
+        """Add the mean; ``feature`` is that of what is on ``sums`` a cycle later."""
+        m.submodules.mean = mean = Mean(self._params)
+        # the logarithm rounded up is the bits of the length less one
+        less_one = Signal(16, reset_less=True)
+        bits = Signal(LOG2_BITS)
+        log2 = Signal(LOG2_BITS, reset_less=True)
+        with m.If(less_one == 0):
+            m.d.comb += bits.eq(0)
+        for bit in range(16):
+            with m.Elif(less_one[15 - bit]):
+                m.d.comb += bits.eq(16 - bit)
+        m.d.sync += [less_one.eq(self.ahead.length - 1), log2.eq(bits)]
+        reciprocal = _delayed(m, "reciprocal", self.ahead.reciprocal, 2)
+        # the multiplier's operands come straight from registers
+        factor = Signal(16, reset_less=True)
+        shift = Signal(LOG2_BITS, reset_less=True)
+        m.d.sync += [
+            factor.eq(Mux(feature.mean, reciprocal, 1 << RECIPROCAL_FRACTION_BITS)),
+            shift.eq(Mux(feature.mean, log2, 0)),
+        ]
+        m.d.comb += [
+            mean.acc.eq(self.sums.payload.acc),
+            mean.reciprocal.eq(factor),
+            mean.log2.eq(shift),
+        ]
+        return mean
+
     def _feature(self, m: Module) -> Any:
         """Read the descriptor of the feature that was ``ahead`` two cycles ago."""
         params = self._params
@@ -182,7 +221,7 @@ class Finish(wiring.Component):
                 & (config.target == LoadTarget.COMBINER_FEATURES)
                 & (config.address < params.max_features)
             ),
-            source.addr.eq(self.ahead),
+            source.addr.eq(self.ahead.feature),
         ]
         read: Any = Signal(shape, name="feature", reset_less=True)
         m.d.sync += read.eq(source.data)

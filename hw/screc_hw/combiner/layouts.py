@@ -20,21 +20,22 @@ def part_layout(params: CombinerParams) -> data.StructLayout:
 
 
 def sum_layout(params: CombinerParams) -> data.StructLayout:
-    """A finished slice: the whole bag's sum; ``last`` marks the bag's last slice.
-
-    With means, ``reciprocal`` of the header and ``log2``, the length's logarithm rounded up.
-    """
-    mean = {"reciprocal": 16, "log2": LOG2_BITS} if params.mean else {}
+    """A finished slice: the whole bag's sum; ``last`` marks the bag's last slice."""
     return data.StructLayout(
         {
             "slot": index_bits(params.slots),
             "row": index_bits(params.rows),
             "slice": index_bits(params.max_slices),
             "last": 1,
-            **mean,
             "acc": data.ArrayLayout(signed(params.acc_bits), params.lanes),
         }
     )
+
+
+def ahead_layout(params: CombinerParams) -> data.StructLayout:
+    """The bag that a sum belongs to; with means, what the header said of it."""
+    mean = {"length": 16, "reciprocal": 16} if params.mean else {}
+    return data.StructLayout({"feature": index_bits(params.max_features), **mean})
 
 
 def header_layout(params: CombinerParams) -> data.StructLayout:

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from screc_hw.compute.buffers import LoadedMemory
 from screc_hw.compute.layouts import operation_layout, values_layout
-from screc_hw.compute.params import ComputeParams
+from screc_hw.compute.params import REQUANTISE_LATENCY, ComputeParams
 from screc_hw.numerics import BIAS_BITS, LOGIT_CODE_BITS
 from screc_hw.protocol import (
     LAYER_FIELDS,
@@ -65,7 +65,7 @@ class Finish(wiring.Component):
         The operation's last result has been written, wherever it went.
     """
 
-    latency = 1 + Requantise.latency
+    latency = 1 + REQUANTISE_LATENCY
 
     config: stream.Interface
     start: Signal
@@ -163,8 +163,8 @@ class Finish(wiring.Component):
             rectified = Mux(relu & biased[row][-1], 0, biased[row])
             m.d.comb += scale.acc[row].eq(Mux(linear, rectified, self.value[row]))
 
-        leaving = Signal(Requantise.latency)
-        ending = Signal(Requantise.latency)
+        leaving = Signal(REQUANTISE_LATENCY)
+        ending = Signal(REQUANTISE_LATENCY)
         m.d.sync += [
             leaving.eq((leaving << 1) | Mux(linear, biased_valid, self.value_valid)),
             ending.eq((ending << 1) | Mux(linear, biased_valid & (left == 0), self.value_final)),

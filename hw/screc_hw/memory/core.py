@@ -9,12 +9,12 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from screc_hw.axi import ReadSignature
+from screc_hw.axi.arbiter import ReadArbiter
 from screc_hw.memory.engine import COUNTER_BITS, GatherEngine
 from screc_hw.memory.layouts import tt_request_layout, tt_row_layout
 from screc_hw.memory.params import MemoryCoreParams
 from screc_hw.memory.records import RecordFetch
 from screc_hw.memory.sections import RecordUnpacker, SectionReader
-from screc_hw.memory.temp_arbiter import ReadArbiter
 from screc_hw.stream import config_layout, partial_layout, section_layout
 
 __all__ = ["COUNTER_BITS", "MemoryCore"]

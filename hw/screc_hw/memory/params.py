@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from screc_hw.model import TableShape
 from screc_hw.numerics import MAX_BAG, POOL_BITS, pooled_bits
 from screc_hw.protocol import FEATURE_FIELDS, FEATURE_WORDS, MAX_FEATURES, ROW_TAIL_BYTES
 from screc_hw.resources import Resources, memory_blocks
@@ -19,9 +20,9 @@ SECTION_BURST_BEATS = 8
 """Longest burst of lookup records: long enough to be rare beside the rows, short enough to delay
 them little. Divides a 4 KiB block at every port width."""
 
-CREDIT_LOOP_CYCLES = 3
-"""Cycles a row beat's place in the FIFO is held beyond the memory's latency (request register, FIFO
-and slicer). Measured: tests/unit/test_memory_cycles.py."""
+CREDIT_LOOP_CYCLES = 9
+"""Cycles a row beat's place in the FIFO is held beyond the memory's latency (request and data
+registers, FIFO, slicer, count of places). Measured: tests/unit/test_memory_cycles.py."""
 
 ONCHIP_READS = 16
 """Beats that may be read from on-chip memory and not yet taken: its latency and the FIFO's."""
@@ -32,7 +33,7 @@ REQUEST_DEPTH = 16
 MAX_SLICES = (1 << FEATURE_FIELDS["slices"][1]) - 1
 """Most slices of a row, the descriptor's limit."""
 
-PIPELINE_CYCLES = 28
+PIPELINE_CYCLES = 48
 """Cycles from a section command to its first slice beyond two memory latencies (records, then
 row). Measured: tests/unit/test_memory_cycles.py."""
 
@@ -170,6 +171,11 @@ class MemoryCoreParams:
         return 1 << (need - 1).bit_length()
 
     @property
+    def port_beats(self) -> int:
+        """Beats of rows and records that the core may have asked for and not received."""
+        return self.outstanding + self.section_beats
+
+    @property
     def acc_bits(self) -> int:
         """Signed width of a pooled component, see ``numerics.pooled_bits``."""
         return pooled_bits(
@@ -200,6 +206,16 @@ class MemoryCoreParams:
         """Width of the running sub-batch number, compared modulo."""
         return 16
 
+    def row_cycles(self, table: TableShape) -> int:
+        """Cycles that a row of ``table`` takes in its lane: its pieces, and its other beats.
+
+        A beat that holds no codes, only scale and bias, is dropped in a cycle of its own.
+        """
+        nibbles = table.format.startswith("int4")
+        pieces = table.dim // self.lanes * (1 if nibbles else self.halves)
+        codes = table.dim // 2 if nibbles else table.dim
+        return pieces + table.row_beats(self.beat_bytes) - -(-codes // self.beat_bytes)
+
     def cycles(
         self,
         *,
@@ -207,23 +223,44 @@ class MemoryCoreParams:
         slices: float,
         row_beats: float,
         latency: float = 0.0,
+        row_cycles: float | None = None,
         onchip: float = 0.0,
+        partials: float = 0.0,
         records: bool = True,
     ) -> float:
-        """Steady-state cycles for ``lookups`` rows of ``slices`` slices and ``row_beats`` beats.
+        """Steady-state cycles for ``lookups`` rows of ``row_beats`` beats, means over all rows.
 
-        One lookup enters, one beat arrives and one slice per pool is added per cycle, and the
-        lookup records share the port with the rows, unless ``records`` is false because they come
-        from elsewhere. A share ``onchip`` of the rows is read on chip, a beat per cycle too. The
-        bursts that ``outstanding`` beats allow are under way for ``latency`` cycles (request
-        accepted to first data beat) and their own length: a slow memory limits the rows.
+        The slowest of: one lookup per cycle; one beat of the port per cycle, which the lookup
+        records share; a lane's pieces, or its beats on chip; a pool's pieces; one slice of a partial per cycle; and, as
+        the bursts that ``outstanding`` beats allow are under way for ``latency`` cycles (request
+        accepted to first data beat) and their own length, a slow memory.
+
+        Parameters
+        ----------
+        lookups
+            Rows of all tiers.
+        slices, row_beats, row_cycles
+            Slices, beats and :meth:`row_cycles` of a row; the latter is ``slices`` where None.
+        latency
+            Cycles.
+        onchip
+            Share of the lookups that other lanes than DRAM's answer.
+        partials
+            Slices of partials: those of a bag count once per lane that has a row of it.
+        records
+            Whether lookup records are read on the same port.
         """
-        dram = 1 - onchip
-        port = dram * row_beats + (RECORD_BYTES / self.beat_bytes if records else 0)
-        pooled = slices * (max(dram, onchip) if self.pool_beats == 2 else 1)
+        pieces = slices if row_cycles is None else row_cycles
+        dram = lookups * (1 - onchip)
+        fast = lookups - dram
+        port = dram * row_beats + (lookups * RECORD_BYTES / self.beat_bytes if records else 0)
         bursts = max(1.0, self.outstanding // max(row_beats, 1.0))
-        flight = (latency + CREDIT_LOOP_CYCLES + row_beats) / bursts
-        return lookups * max(1, pooled, port, onchip * row_beats, dram * flight)
+        # places left over by whole rows are part of the next one's
+        spare = self.outstanding % row_beats if row_beats else 0.0
+        flight = (latency + CREDIT_LOOP_CYCLES + row_beats - spare) / bursts
+        lane = max(dram * pieces, fast * pieces, fast * row_beats)
+        pool = lookups * slices if self.pool_beats == 1 else lane
+        return max(lookups, port, lane, pool, partials, dram * flight)
 
     @staticmethod
     def fill(*, latency: float) -> float:
@@ -245,6 +282,11 @@ class MemoryCoreParams:
             + memory_blocks(self.section_beats, self.port_bits)
             + memory_blocks(self.max_features, descriptor_bits)
             + (memory_blocks(self.max_slices, sums) if self.max_slices > 1 else Resources())
+            + (
+                memory_blocks(self.onchip_beats, self.port_bits)
+                if self.onchip_beats
+                else Resources()
+            )
         )
         return memories + Resources(
             # control; record shift register and word selection; nibbles; adder, skid buffer

@@ -12,26 +12,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from screc_hw.model import LayerShape, ModelShape
+from screc_hw.model import LayerShape, ModelShape, TableShape
 from screc_hw.numerics import (
     ACC_BITS,
+    FP16_FRACTION_BITS,
     IDENTITY_REQUANTISE,
     INT8_MAX,
     LOGIT_FRACTION_BITS,
+    MAX_BAG,
+    POOL_BITS,
     SHIFT_MAX,
     requantise_params,
+    row_limit,
 )
 from screc_sim.golden import float_twin, ops
 from screc_sim.golden.float_twin import FloatLinear, Weights
 from screc_sim.golden.model import check_batch
 from screc_sim.golden.quant import (
     CODE_LIMITS,
+    FORMATS,
+    PackedSource,
     QuantLinear,
     QuantModel,
     QuantTable,
     RowSource,
     quantise,
 )
+from screc_sim.golden.rowwise import ROWWISE_LIMITS, ROWWISE_UNIT
 from screc_sim.golden.scales import Clip, choose_scale
 from screc_sim.samples import SampleBatch
 
@@ -79,8 +86,9 @@ def calibrate(
     Raises
     ------
     CalibrationError
-        If the sample is empty, a table's format is none of :data:`CODE_LIMITS`, the float model
-        overflows, or two scales are too far apart for a requantise factor.
+        If the sample is empty, a table's format is none of :data:`FORMATS`, bags of a row-wise
+        table could exceed the width of their sums, the float model overflows, or two scales are too
+        far apart for a requantise factor.
     ValueError
         If the sample does not fit the model.
     """
@@ -100,8 +108,7 @@ def calibrate(
     bottom_mlp = _Mlp(shape.bottom_layers, weights.bottom, "dense", dense_scale, vector_scale)
     bottom, x = bottom_mlp.quantise(real, x, clip, correct_bias)
     bag_ms = [
-        _factor(tables[feature.table].scale / vector_scale, f"feature {feature.name!r}")
-        for feature in shape.features
+        _bag_factor(feature.name, tables[feature.table], vector_scale) for feature in shape.features
     ]
     copy_ms = pair_ms = IDENTITY_REQUANTISE
     if shape.interaction == "dot":
@@ -149,13 +156,16 @@ def _table(
     shape: ModelShape, index: int, source: RowSource, sample: SampleBatch, clip: Clip
 ) -> QuantTable:
     table = shape.tables[index]
-    if table.format not in CODE_LIMITS:
+    if table.format not in FORMATS:
         raise CalibrationError(
-            f"table {table.name!r}: format must be one of {', '.join(CODE_LIMITS)}, "
-            f"not {table.format!r}: scales per row are not supported yet"
+            f"table {table.name!r}: format must be one of {', '.join(FORMATS)}, "
+            f"not {table.format!r}"
         )
-    limit = CODE_LIMITS[table.format]
     peak = source.peak()
+    if table.rowwise:
+        _check_sums(table, source, peak)
+        return QuantTable(source, table.format, ROWWISE_UNIT)
+    limit = CODE_LIMITS[table.format]
     if clip == "max" or peak == 0:
         return QuantTable(source, table.format, peak / limit if peak else 1.0)
     read = [
@@ -167,6 +177,32 @@ def _table(
     spread = np.linspace(0, source.rows - 1, min(source.rows, ROWS_OBSERVED)).astype(np.int64)
     ids = np.concatenate([used[:: 1 + len(used) // ROWS_OBSERVED], spread])
     return QuantTable(source, table.format, choose_scale([source.fetch(ids)], limit, clip))
+
+
+def _check_sums(table: TableShape, source: RowSource, peak: float) -> None:
+    """Check that no bag of a row-wise table leaves the width of its sums."""
+    if not isinstance(source, PackedSource):
+        # rounding to a code adds half a step of a range of 2 peaks at most, fp16 2**-11 of a value
+        peak = peak * (1 + 1 / ROWWISE_LIMITS[table.format] + 2.0**-8) + ROWWISE_UNIT
+    limit = row_limit() * ROWWISE_UNIT
+    if peak > limit:
+        raise CalibrationError(
+            f"table {table.name!r}: row values reach {peak:g}, and the sum of {MAX_BAG} of them "
+            f"could exceed {POOL_BITS} bits in units of 2**-{FP16_FRACTION_BITS}; for a scale per "
+            f"row they must be at most {limit:g} in magnitude"
+        )
+
+
+def _bag_factor(name: str, table: QuantTable, vector_scale: float) -> tuple[int, int]:
+    """Encode the factor from pooled rows to the interaction's scale."""
+    factor = table.scale / vector_scale
+    if table.rowwise and factor < SMALLEST_FACTOR:
+        # sums of row-wise rows are too wide for the smallest factor to make them 0
+        raise CalibrationError(
+            f"feature {name!r}: one code of the interaction's vectors is worth {vector_scale:g}; "
+            f"with a scale per row it must be at most {ROWWISE_UNIT / SMALLEST_FACTOR:g}"
+        )
+    return _factor(factor, f"feature {name!r}")
 
 
 def _interaction_scales(

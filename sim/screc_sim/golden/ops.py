@@ -17,7 +17,6 @@ from screc_hw.numerics import (
     ACC_BITS,
     INT8_MAX,
     LOGIT_CODE_BITS,
-    MAX_BAG,
     PROBABILITY_BITS,
     RECIPROCAL_FRACTION_BITS,
     SIGMOID_STEP_LOG2,
@@ -29,9 +28,6 @@ from screc_sim.samples import Bags
 
 LOGIT_CODE_MIN = -(1 << (LOGIT_CODE_BITS - 1))
 LOGIT_CODE_MAX = (1 << (LOGIT_CODE_BITS - 1)) - 1
-
-BAG_BITS = (INT8_MAX * MAX_BAG).bit_length() + 1
-"""Signed width of a pooled component: the longest bag of the largest codes."""
 
 
 class AccumulatorOverflowError(ArithmeticError):
@@ -73,7 +69,8 @@ def requantise(
 ) -> NDArray[np.int64]:
     """Requantise: clamp((acc * m + 2**(s-1)) >> s) to [low, high], half rounds up.
 
-    ``acc`` int64 of any shape, within 2**46 so that the product fits; ``m`` and ``s`` broadcast.
+    ``acc`` int64 of any shape, below 2**47 in magnitude so that the sum fits: a product is at most
+    2**63 - 2**47, and half a step 2**46. ``m`` and ``s`` broadcast.
     """
     factor, shift = np.asarray(m, np.int64), np.asarray(s, np.int64)
     return np.clip((acc * factor + (np.int64(1) << (shift - 1))) >> shift, low, high)
@@ -105,15 +102,15 @@ def linear(layer: QuantLinear, x: NDArray[np.int8], where: str) -> NDArray[np.in
 
 
 def pool(table: QuantTable, bags: Bags, where: str) -> NDArray[np.int64]:
-    """Exact integer sums of the codes of every bag, int64 ``(bags, dim)``; an empty bag is 0.
+    """Exact integer sums of the rows of every bag, int64 ``(bags, dim)``; an empty bag is 0.
 
     Raises
     ------
     AccumulatorOverflowError
-        If a sum needs more than ``BAG_BITS``.
+        If a sum needs more than the table's ``pooled_bits``.
     """
-    sums = bag_sums(bags, table.codes, table.source.dim, np.int64)
-    check_width(sums, BAG_BITS, where)
+    sums = bag_sums(bags, table.values, table.source.dim, np.int64)
+    check_width(sums, table.pooled_bits, where)
     return sums
 
 
@@ -128,7 +125,7 @@ def reciprocals(lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[
 
 
 def mean(sums: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Means of bags in table codes: (sum * r_L + half) >> shift, int64 ``(bags, dim)``."""
+    """Means of bags in the table's units: (sum * r_L + half) >> shift, int64 ``(bags, dim)``."""
     r, shift = reciprocals(np.maximum(lengths, 1))  # an empty bag's sum is 0: any divisor does
     return (sums * r[:, None] + (np.int64(1) << (shift[:, None] - 1))) >> shift[:, None]
 

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from screc_hw.model import LayerShape, ModelShape
-from screc_hw.numerics import INT8_MAX
+from screc_hw.numerics import INT8_MAX, MAX_BAG, pooled_bits
+from screc_sim.golden.rowwise import ROWWISE_LIMITS, ROWWISE_UNIT, PackedRows, quantise_rows
 
 CODE_LIMITS = {"int8": INT8_MAX, "int4": 7}
-"""Largest code of each table format, symmetric; formats with a scale per row are not here."""
+"""Largest code of each format with one scale per table, symmetric."""
+
+FORMATS = (*CODE_LIMITS, *ROWWISE_LIMITS)
+"""Every format of a table's rows."""
 
 FILE_VERSION = 1
 """Version of the ``.npz`` layout of :meth:`QuantModel.save`."""
 
 COMPONENTS_AT_ONCE = 1 << 16
-"""Components quantised at a time: the temporaries of :meth:`QuantTable.codes` stay in cache."""
+"""Components quantised at a time: the temporaries of a :class:`QuantTable` stay in cache."""
 
 
 def quantise(values: NDArray[np.float32], scale: float, limit: int) -> NDArray[np.int8]:
@@ -53,6 +57,21 @@ class RowSource(Protocol):
         """Return a bound of the magnitudes in the table (at most one streamed pass, cached)."""
 
 
+@runtime_checkable
+class PackedSource(RowSource, Protocol):
+    """Rows that are row-wise quantised already, as ``format`` of :data:`ROWWISE_LIMITS`.
+
+    :meth:`fetch` gives their values, rounded to float32; :meth:`peak` the largest exactly.
+    """
+
+    @property
+    def format(self) -> str:
+        """``int8r`` or ``int4r``."""
+
+    def packed(self, ids: NDArray[np.int64]) -> PackedRows:
+        """Return rows ``ids`` as they are stored."""
+
+
 @dataclasses.dataclass(frozen=True)
 class QuantLinear:
     """A linear layer in integers.
@@ -81,12 +100,16 @@ _LAYER_ARRAYS: dict[str, type] = {
 
 @dataclasses.dataclass(frozen=True)
 class QuantTable:
-    """A table's rows as integer codes: ``code = round(row / scale)``, int8 or int4 range.
+    """A table's rows in integers of ``scale`` each.
+
+    ``int8``, ``int4``: codes ``round(row / scale)``. ``int8r``, ``int4r``: ``scale`` is
+    :data:`ROWWISE_UNIT`, and a :class:`PackedSource` keeps its codes, scales and biases.
 
     Raises
     ------
     ValueError
-        If ``format`` is not a key of :data:`CODE_LIMITS`.
+        If ``format`` is none of :data:`FORMATS` or not that of a packed source, or the scale of a
+        row-wise table is another.
     """
 
     source: RowSource
@@ -94,20 +117,59 @@ class QuantTable:
     scale: float
 
     def __post_init__(self) -> None:
-        if self.format not in CODE_LIMITS:
+        if self.format not in FORMATS:
             raise ValueError(
-                f"a table's format must be one of {', '.join(CODE_LIMITS)}, not {self.format!r}"
+                f"a table's format must be one of {', '.join(FORMATS)}, not {self.format!r}"
+            )
+        if self.rowwise and self.scale != ROWWISE_UNIT:
+            raise ValueError(
+                f"a table of format {self.format!r} has the scale {ROWWISE_UNIT}, not {self.scale}"
+            )
+        if isinstance(self.source, PackedSource) and self.source.format != self.format:
+            raise ValueError(
+                f"rows packed as {self.source.format!r} cannot be a table of format {self.format!r}"
             )
 
+    @property
+    def rowwise(self) -> bool:
+        """Whether every row has a scale and bias of its own."""
+        return self.format in ROWWISE_LIMITS
+
+    @property
+    def pooled_bits(self) -> int:
+        """Signed width of the sum of a bag."""
+        return pooled_bits(MAX_BAG, rowwise=self.rowwise)
+
+    def values(self, ids: NDArray[np.int64]) -> NDArray[np.int64] | NDArray[np.int8]:
+        """Components of rows ``ids`` in units of ``scale``: what the device adds up."""
+        return self.packed(ids).values() if self.rowwise else self.codes(ids)
+
+    def packed(self, ids: NDArray[np.int64]) -> PackedRows:
+        """Return rows ``ids`` of a row-wise table as the device stores them."""
+        if isinstance(self.source, PackedSource):
+            return self.source.packed(ids)
+        rows = PackedRows(
+            np.empty((len(ids), self.source.dim), np.uint8),
+            np.empty(len(ids), np.float16),
+            np.empty(len(ids), np.float16),
+        )
+        for part in self._parts(len(ids)):
+            done = quantise_rows(self.source.fetch(ids[part]), ROWWISE_LIMITS[self.format])
+            rows.codes[part], rows.scale[part], rows.bias[part] = done.codes, done.scale, done.bias
+        return rows
+
     def codes(self, ids: NDArray[np.int64]) -> NDArray[np.int8]:
-        """Return integer codes of rows ``ids``, int8 ``(len(ids), dim)``, symmetric."""
+        """Return codes of rows ``ids`` of a table with one scale, int8 ``(len(ids), dim)``."""
         limit = CODE_LIMITS[self.format]
         codes = np.empty((len(ids), self.source.dim), np.int8)
-        step = max(1, COMPONENTS_AT_ONCE // self.source.dim)
-        for start in range(0, len(ids), step):
-            part = slice(start, start + step)
+        for part in self._parts(len(ids)):
             codes[part] = quantise(self.source.fetch(ids[part]), self.scale, limit)
         return codes
+
+    def _parts(self, rows: int) -> Iterator[slice]:
+        """Cut ``rows`` rows into parts of at most COMPONENTS_AT_ONCE."""
+        step = max(1, COMPONENTS_AT_ONCE // self.source.dim)
+        return (slice(start, start + step) for start in range(0, rows, step))
 
 
 @dataclasses.dataclass(frozen=True)

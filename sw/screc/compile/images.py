@@ -13,21 +13,29 @@ from numpy.typing import NDArray
 from screc.compile.layout import Layout, TableLayout
 from screc.remap import TableRemap
 from screc_sim.golden.quant import QuantTable
+from screc_sim.golden.rowwise import pack_rows
 
 CHUNK_BYTES = 4 << 20
 """Codes made at a time: their float rows, four times as large, still fit a server's cache."""
 
 
-def pack_rows(codes: NDArray[np.int8], format_: str, stride: int) -> NDArray[np.uint8]:
-    """Store int8 codes ``(n, dim)`` as rows of ``stride`` bytes, zeros behind them.
+def pack_codes(codes: NDArray[np.int8], format_: str) -> NDArray[np.uint8]:
+    """Bytes ``(n, row bytes)`` of int8 codes ``(n, dim)`` of a table with one scale.
 
     ``int4`` puts two codes in a byte, the first one in the low nibble.
     """
     if format_ == "int4":
         nibbles = codes.view(np.uint8) & 0xF
-        body = (nibbles[:, ::2] | nibbles[:, 1::2] << 4).astype(np.uint8, copy=False)
+        return (nibbles[:, ::2] | nibbles[:, 1::2] << 4).astype(np.uint8, copy=False)
+    return codes.view(np.uint8)
+
+
+def stored_rows(table: QuantTable, ids: NDArray[np.int64], stride: int) -> NDArray[np.uint8]:
+    """Rows ``ids`` as memory holds them, ``(n, stride)``: zeros behind codes and tail."""
+    if table.rowwise:
+        body = pack_rows(table.packed(ids), table.format)
     else:
-        body = codes.view(np.uint8)
+        body = pack_codes(table.codes(ids), table.format)
     if body.shape[1] == stride:
         return body
     rows = np.zeros((len(body), stride), np.uint8)
@@ -36,25 +44,32 @@ def pack_rows(codes: NDArray[np.int8], format_: str, stride: int) -> NDArray[np.
 
 
 def _chunks(
-    source: QuantTable, remap: TableRemap, stride: int, first: int, last: int
+    table: QuantTable, remap: TableRemap, stride: int, first: int, last: int
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Stored rows of ranks ``[first, last)`` as (first rank, rows) of bounded size."""
-    step = max(1, CHUNK_BYTES // source.source.dim)
+    step = max(1, CHUNK_BYTES // table.source.dim)
     for start in range(first, last, step):
         ranks = np.arange(start, min(start + step, last))
         ids = np.asarray(remap.ids(ranks), np.int64)
-        yield start, pack_rows(source.codes(ids), source.format, stride)
+        yield start, stored_rows(table, ids, stride)
 
 
-def _write_dram(
-    files: Sequence[BinaryIO], place: TableLayout, start: int, rows: NDArray[np.uint8]
+def _write_striped(
+    files: Sequence[BinaryIO],
+    place: TableLayout,
+    offsets: Sequence[int],
+    start: int,
+    rows: NDArray[np.uint8],
 ) -> None:
-    """Write the rows of ranks from ``start`` on to the memory cores that own them."""
+    """Write rows to the memory cores that own them.
+
+    ``start`` is the first one's number in its tier, whose rows of a core begin at ``offsets``.
+    """
     cores = len(files)
     for core, file in enumerate(files):
         skip = (place.residue(core) - start) % cores
         mine, first = rows[skip::cores], start + skip
-        file.seek(place.offsets[core] + first // cores * place.stride)
+        file.seek(offsets[core] + first // cores * place.stride)
         file.write(mine.tobytes())
 
 
@@ -65,7 +80,7 @@ def write_table_images(
     remaps: list[TableRemap],
     advance: Callable[[float], None],
 ) -> list[Path]:
-    """Write ``mem<i>.bin`` of every memory core and, if rows are on SSD, ``ssd.bin``.
+    """Write ``mem<i>.bin`` of every memory core, and ``onchip<i>.bin`` and ``ssd.bin`` if needed.
 
     Parameters
     ----------
@@ -81,22 +96,41 @@ def write_table_images(
     list of Path
         The files written. Parts that no row covers are holes of zeros.
     """
-    paths = [folder / f"mem{core}.bin" for core in range(len(layout.cores))]
-    sizes = [core.image_bytes for core in layout.cores]
+    sizes = {folder / f"mem{i}.bin": core.image_bytes for i, core in enumerate(layout.cores)}
+    if layout.onchip_bytes:
+        sizes |= {onchip_path(folder, i): core.onchip_bytes for i, core in enumerate(layout.cores)}
     if layout.ssd_bytes:
-        paths.append(folder / "ssd.bin")
-        sizes.append(layout.ssd_bytes)
+        sizes[folder / "ssd.bin"] = layout.ssd_bytes
+    count = len(layout.cores)
     with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(path.open("wb")) for path in paths]
-        for file, size in zip(files, sizes, strict=True):
+        files = [stack.enter_context(path.open("wb")) for path in sizes]
+        for file, size in zip(files, sizes.values(), strict=True):
             file.truncate(size)
+        dram, onchip = files[:count], files[count : 2 * count]
         for place, table, remap in zip(layout.tables, tables, remaps, strict=True):
-            for start, rows in _chunks(table, remap, place.stride, 0, place.dram_rows):
-                _write_dram(files[: len(layout.cores)], place, start, rows)
+            split, end = place.onchip_rows, place.resident_rows
+            for start, rows in _chunks(table, remap, place.stride, 0, split):
+                _write_striped(onchip, place, place.onchip_offsets, start, rows)
+                advance(len(rows))
+            for start, rows in _chunks(table, remap, place.stride, split, end):
+                _write_striped(dram, place, place.offsets, start - split, rows)
                 advance(len(rows))
             if place.ssd_rows:
                 files[-1].seek(place.ssd_offset)
-            for _, rows in _chunks(table, remap, place.stride, place.dram_rows, place.rows):
+            for _, rows in _chunks(table, remap, place.stride, end, place.rows):
                 files[-1].write(rows.data)
                 advance(len(rows))
-    return paths
+    return list(sizes)
+
+
+def onchip_path(folder: Path, core: int) -> Path:
+    """Image of the on-chip rows of memory core ``core``."""
+    return folder / f"onchip{core}.bin"
+
+
+def read_onchip(folder: Path, layout: Layout) -> list[bytes]:
+    """On-chip rows of every memory core; empty where there are none."""
+    return [
+        onchip_path(folder, i).read_bytes() if core.onchip_bytes else b""
+        for i, core in enumerate(layout.cores)
+    ]

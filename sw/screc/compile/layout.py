@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from screc.errors import ConfigError
-from screc.plan.schema import DevicePlan, Range, table_ranges
+from screc.plan.schema import DevicePlan, TablePlan, table_ranges
 from screc_hw.model import ModelShape, TableShape
 from screc_hw.params import DeviceParams
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 """Version of ``layout.json`` and of the images that it describes."""
 
 PAGE_BYTES = 4096
@@ -27,27 +26,39 @@ def striped_rows(rows: int, cores: int, residue: int) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TableLayout:
-    """A table: ``stride`` bytes from row to row; ranks below ``dram_rows`` in DRAM, others on SSD.
+    """A table: ``stride`` bytes from row to row, wherever they are.
 
-    Rank ``r`` below ``dram_rows`` belongs to memory core ``(r - shift) mod cores``, as its local
-    row ``r div cores``. ``offsets`` per memory core: byte offset, from the core's base, of its
-    first row; ``ssd_offset``: byte offset of rank ``dram_rows`` in the SSD image.
+    Ranks below ``onchip_rows`` are on chip, those up to ``resident_rows`` in DRAM, others on SSD.
+    Rank ``r`` below ``resident_rows`` belongs to memory core ``(r - shift) mod cores``, as local
+    row ``(r - first) div cores`` of its tier, whose ``first`` rank is 0 or ``onchip_rows``, a
+    multiple of ``cores`` where DRAM holds any row.
+
+    ``offsets`` per memory core: byte offset, from the core's base, of its first row in DRAM;
+    ``onchip_offsets``: likewise in its on-chip memory; ``ssd_offset``: byte offset of rank
+    ``resident_rows`` in the SSD image.
     """
 
     name: str
     rows: int
-    dram_rows: int
+    onchip_rows: int
+    resident_rows: int
     shift: int
     stride: int
     row_bytes: int
     row_beats: int
     offsets: tuple[int, ...]
+    onchip_offsets: tuple[int, ...]
     ssd_offset: int
+
+    @property
+    def dram_rows(self) -> int:
+        """Rows in DRAM."""
+        return self.resident_rows - self.onchip_rows
 
     @property
     def ssd_rows(self) -> int:
         """Rows on SSD."""
-        return self.rows - self.dram_rows
+        return self.rows - self.resident_rows
 
     def residue(self, core: int) -> int:
         """Low rank bits of the rows that memory core ``core`` holds."""
@@ -60,8 +71,10 @@ class CoreLayout:
 
     Offsets are bytes from the core's base pointer, whole beats; ``staging_beats`` may be 0. The
     lookup area has no end of its own: what follows ``lookup_offset`` is for requests.
+    ``onchip_bytes`` of its on-chip memory hold rows, whole beats.
     """
 
+    onchip_bytes: int
     image_bytes: int
     staging_offset: int
     staging_beats: int
@@ -76,6 +89,11 @@ class Layout:
     cores: tuple[CoreLayout, ...]
     tables: tuple[TableLayout, ...]
     ssd_bytes: int
+
+    @property
+    def onchip_bytes(self) -> int:
+        """Bytes of on-chip rows, all memory cores together."""
+        return sum(core.onchip_bytes for core in self.cores)
 
     @property
     def stripe_log2(self) -> int:
@@ -107,16 +125,14 @@ class Layout:
                 )
             cores = tuple(CoreLayout(**core) for core in data.pop("cores"))
             tables = tuple(
-                TableLayout(**{**table, "offsets": tuple(table["offsets"])})
+                TableLayout(
+                    **table | {name: tuple(table[name]) for name in ("offsets", "onchip_offsets")}
+                )
                 for table in data.pop("tables")
             )
             return cls(cores=cores, tables=tables, **data)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ConfigError(f"is no memory layout: {error}", path=path) from error
-
-
-def _beats_up(size: int, beat: int) -> int:
-    return -(-size // beat) * beat
 
 
 def make_layout(device: DevicePlan, shape: ModelShape, params: DeviceParams) -> Layout:
@@ -128,37 +144,49 @@ def make_layout(device: DevicePlan, shape: ModelShape, params: DeviceParams) -> 
         If the plan is for other tables or memory cores than model and parameters say.
     """
     beat, cores = params.gather.beat_bytes, params.memory
-    places = _dram_parts(device, shape, cores)
-    ends = [0] * cores
+    places = _parts(device, shape, cores)
+    ends, onchip_ends = [0] * cores, [0] * cores
     tables, ssd_end = [], 0
-    for table, (dram_rows, shift) in zip(shape.tables, places, strict=True):
+    for table, (onchip_rows, resident_rows, shift) in zip(shape.tables, places, strict=True):
         entry = TableLayout(
             name=table.name,
             rows=table.rows,
-            dram_rows=dram_rows,
+            onchip_rows=onchip_rows,
+            resident_rows=resident_rows,
             shift=shift,
             stride=table.stride_bytes(beat),
             row_bytes=table.row_bytes,
             row_beats=table.row_beats(beat),
             offsets=tuple(ends),
+            onchip_offsets=tuple(onchip_ends),
             ssd_offset=ssd_end,
         )
         for core in range(cores):
-            rows = striped_rows(dram_rows, cores, entry.residue(core))
-            ends[core] = _up(ends[core] + rows * entry.stride, beat)
+            onchip, both = (
+                striped_rows(rows, cores, entry.residue(core))
+                for rows in (onchip_rows, resident_rows)
+            )
+            onchip_ends[core] = _up(onchip_ends[core] + onchip * entry.stride, beat)
+            ends[core] = _up(ends[core] + (both - onchip) * entry.stride, beat)
         ssd_end = _up(ssd_end + entry.ssd_rows * entry.stride, PAGE_BYTES)
         tables.append(entry)
+    if max(onchip_ends) > params.gather.onchip_beats * beat:
+        raise ConfigError(
+            f"the plan has {max(onchip_ends) // beat} beats of on-chip rows for a memory core, "
+            f"which has {params.gather.onchip_beats}"
+        )
     rings = [striped_rows(device.staging_bytes // beat, cores, core) for core in range(cores)]
     return Layout(
         beat_bytes=beat,
         cores=tuple(
             CoreLayout(
+                onchip_bytes=onchip_end,
                 image_bytes=end,
                 staging_offset=end,
                 staging_beats=ring,
                 lookup_offset=end + ring * beat,
             )
-            for end, ring in zip(ends, rings, strict=True)
+            for onchip_end, end, ring in zip(onchip_ends, ends, rings, strict=True)
         ),
         tables=tuple(tables),
         ssd_bytes=ssd_end,
@@ -169,8 +197,8 @@ def _up(size: int, unit: int) -> int:
     return -(-size // unit) * unit
 
 
-def _dram_parts(device: DevicePlan, shape: ModelShape, cores: int) -> list[tuple[int, int]]:
-    """(DRAM rows, shift) of every table of ``shape``, if the plan is for this device."""
+def _parts(device: DevicePlan, shape: ModelShape, cores: int) -> list[tuple[int, int, int]]:
+    """(on-chip rows, resident rows, shift) of every table, if the plan is for this device."""
     if device.cores.memory != cores:
         raise ConfigError(f"the plan has {device.cores.memory} memory cores, the device {cores}")
     plans = {table.table: table for table in device.tables}
@@ -179,20 +207,20 @@ def _dram_parts(device: DevicePlan, shape: ModelShape, cores: int) -> list[tuple
             f"the plan's tables {sorted(plans)} must be the model's, "
             f"{sorted(table.name for table in shape.tables)}"
         )
-    return [_dram_part(plans[table.name].ranges, table, cores) for table in shape.tables]
+    return [_part(plans[table.name], table, cores) for table in shape.tables]
 
 
-def _dram_part(ranges: Sequence[Range], table: TableShape, cores: int) -> tuple[int, int]:
-    """(DRAM rows, shift) of ``table``, if its ranges are of the one form that is built so far."""
-    dram = {r.core: r for r in ranges if r.tier == "dram"}
-    count, shift = 0, 0
-    if 0 in dram:
-        stripe = dram[0].stripe
-        count, shift = dram[0].last, stripe.take[0] if stripe else 0
-    expected = table_ranges(table.rows, count, cores, shift)
-    if sorted(ranges, key=repr) != sorted(expected, key=repr):
+def _part(plan: TablePlan, table: TableShape, cores: int) -> tuple[int, int, int]:
+    """(on-chip rows, resident rows, shift), if the ranges are of the one form that is built."""
+    onchip, resident = plan.onchip_rows, plan.resident_rows
+    own = next((r for r in plan.ranges if r.core == 0), None)
+    shift = (own.first + own.stripe.take[0]) % cores if own and own.stripe else 0
+    expected = table_ranges(table.rows, resident, cores, shift, onchip=onchip)
+    aligned = onchip == resident or onchip % cores == 0
+    if sorted(plan.ranges, key=repr) != sorted(expected, key=repr) or not aligned:
         raise ConfigError(
-            f"ranges of table {table.name!r} must be dram [0, n), striped over all {cores} memory "
-            f"cores by one residue each, then ssd [n, {table.rows})"
+            f"ranges of table {table.name!r} must be onchip [0, a), dram [a, b), both striped over "
+            f"all {cores} memory cores by the same residue each, then ssd [b, {table.rows}); "
+            f"a must be a multiple of {cores}, or b"
         )
-    return count, shift
+    return onchip, resident, shift

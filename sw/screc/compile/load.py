@@ -41,12 +41,18 @@ def gather_descriptors(layout: Layout, shape: ModelShape, params: DeviceParams, 
             row_beats=place.row_beats,
             sub_beat=int(sub_beat),
             stride_log2=(place.stride - 1).bit_length() if sub_beat else 0,
-            int4=int(table.format == "int4"),
+            int4=int(table.code_bits == 4),
             enable=1,  # also where all rows are on SSD: staged rows need the row's shape
-            first=0,
-            last=place.dram_rows,
+            rowwise=int(table.rowwise),
+            first=place.onchip_rows,
+            last=place.resident_rows,
             stripe_log2=layout.stripe_log2,
             residue=place.residue(core),
+            onchip_base=place.onchip_offsets[core] // layout.beat_bytes,
+            onchip_first=0,
+            onchip_last=place.onchip_rows,
+            onchip_stripe_log2=layout.stripe_log2,
+            onchip_residue=place.residue(core),
             slices=table.dim // params.gather.lanes,
         )
         words += words_of(value, protocol.FEATURE_WORDS)
@@ -102,8 +108,10 @@ def weights(model: QuantModel, params: DeviceParams) -> Words:
     return np.concatenate(parts)
 
 
-def load_queue(model: QuantModel, params: DeviceParams, layout: Layout) -> LoadQueue:
-    """Encode the LOAD blocks of a model on a device."""
+def load_queue(
+    model: QuantModel, params: DeviceParams, layout: Layout, onchip: Sequence[bytes] = ()
+) -> LoadQueue:
+    """Encode the LOAD blocks of a model on a device; ``onchip`` rows by memory core, if any."""
     shape = model.shape
     plan: list[tuple[LoadTarget, int, Words]] = []
     for core, place in enumerate(layout.cores):
@@ -113,6 +121,9 @@ def load_queue(model: QuantModel, params: DeviceParams, layout: Layout) -> LoadQ
         rows_end = place.lookup_offset // layout.beat_bytes
         staging = [place.staging_offset, place.staging_beats, rows_end]
         plan.append((LoadTarget.GATHER_STAGING, core, staging))
+    for core, image in enumerate(onchip):
+        if image:
+            plan.append((LoadTarget.GATHER_ROWS, core, np.frombuffer(image, "<u8")))
     every = protocol.ALL_CORES
     plan += [
         (LoadTarget.COMBINER_FEATURES, every, combiner_descriptors(model, params)),

@@ -164,7 +164,7 @@ class Stager:
         table, rank = rows >> 32, rows & 0xFFFFFFFF
         offset, first, stride, beats = (
             np.array([getattr(t, name) for t in layout.tables], np.int64)[table]
-            for name in ("ssd_offset", "dram_rows", "stride", "row_beats")
+            for name in ("ssd_offset", "resident_rows", "stride", "row_beats")
         )
         source = offset + (rank - first) * stride
         core = np.arange(len(rows)) % len(layout.cores)

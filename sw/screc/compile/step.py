@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from screc import files
-from screc.compile.images import write_table_images
+from screc.compile.images import read_onchip, write_table_images
 from screc.compile.layout import LAYOUT_VERSION, make_layout
 from screc.compile.load import load_queue
 from screc.errors import ConfigError
@@ -38,12 +38,12 @@ def write_images(ctx: Context) -> None:
     with files.atomic_folder(ctx.out / "images") as folder:
         model.save(folder / "quant.npz")
         layout.save(folder / "layout.json")
-        queue = load_queue(model, params, layout)
-        (folder / "load.bin").write_bytes(queue.data)
         remaps = write_remaps(ctx, folder / "remap")
         rows = sum(table.rows for table in ctx.shape.tables)
         with ctx.progress("writing rows", rows) as bar:
             write_table_images(folder, layout, model.tables, remaps, bar.advance)
+        queue = load_queue(model, params, layout, read_onchip(folder, layout))
+        (folder / "load.bin").write_bytes(queue.data)
         _write_manifest(ctx, folder, queue.blocks)
 
 

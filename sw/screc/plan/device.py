@@ -17,4 +17,6 @@ def device_params(plan: Plan, shape: ModelShape) -> DeviceParams:
         rows=device.shapes.rows,
         columns=device.shapes.columns,
         outstanding=device.shapes.outstanding,
+        onchip_beats=device.shapes.onchip_beats,
+        pool_beats=device.shapes.pool_beats,
     )

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from screc.errors import ConfigError
 
+Tier = Literal["onchip", "tt", "dram", "ssd"]
+
 FORMAT_VERSION = 1
 """Version of the layout of ``plan.json``."""
 
@@ -44,6 +46,8 @@ class CoreShapes(_Record):
     """Row slices that a memory core pools per cycle."""
     outstanding: int = 64
     """Row beats in flight per memory core."""
+    onchip_beats: int = 0
+    """Beats of on-chip rows per memory core."""
     tt_multipliers: int = 0
     prefixes: int = 0
 
@@ -58,7 +62,7 @@ class Stripe(_Record):
 class Range(_Record):
     """Ranks ``[first, last)`` of a table in one tier."""
 
-    tier: Literal["onchip", "tt", "dram", "ssd"]
+    tier: Tier
     first: int
     last: int
     stripe: Stripe | None = None
@@ -74,22 +78,36 @@ class TablePlan(_Record):
     ranges: tuple[Range, ...]
 
     @property
-    def dram_rows(self) -> int:
-        """Count of the hottest ranks that stay in DRAM; the ranks behind them are on SSD."""
-        return max((r.last for r in self.ranges if r.tier == "dram"), default=0)
+    def onchip_rows(self) -> int:
+        """Count of the hottest ranks that are kept on chip."""
+        return max((r.last for r in self.ranges if r.tier == "onchip"), default=0)
+
+    @property
+    def resident_rows(self) -> int:
+        """Count of the hottest ranks that stay on chip or in DRAM; those behind are on SSD."""
+        return max((r.last for r in self.ranges if r.tier in ("onchip", "dram")), default=0)
 
 
-def table_ranges(rows: int, dram_rows: int, cores: int, shift: int) -> tuple[Range, ...]:
-    """Ranges of a table whose ``dram_rows`` hottest ranks are striped over memory cores.
+def table_ranges(
+    rows: int, resident: int, cores: int, shift: int, *, onchip: int = 0
+) -> tuple[Range, ...]:
+    """Ranges of a table whose ``resident`` hottest ranks are striped over memory cores.
 
-    Core ``c`` takes the ranks that are ``(c + shift) mod cores``; the other ranks are on SSD.
+    Of those the ``onchip`` hottest ones are on chip and the others in DRAM. Core ``c`` takes the
+    ranks that are ``(c + shift) mod cores``; the ranks from ``resident`` on are on SSD.
     """
     ranges = []
-    for core in range(cores if dram_rows else 0):
-        stripe = Stripe(of=cores, take=((core + shift) % cores,)) if cores > 1 else None
-        ranges.append(Range(tier="dram", first=0, last=dram_rows, stripe=stripe, core=core))
-    if dram_rows < rows:
-        ranges.append(Range(tier="ssd", first=dram_rows, last=rows))
+    parts: tuple[tuple[Tier, int, int], ...] = (
+        ("onchip", 0, onchip),
+        ("dram", onchip, resident),
+    )
+    for tier, first, last in parts:
+        for core in range(cores if first < last else 0):
+            take = (core + shift - first) % cores
+            stripe = Stripe(of=cores, take=(take,)) if cores > 1 else None
+            ranges.append(Range(tier=tier, first=first, last=last, stripe=stripe, core=core))
+    if resident < rows:
+        ranges.append(Range(tier="ssd", first=resident, last=rows))
     return tuple(ranges)
 
 

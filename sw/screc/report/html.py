@@ -128,7 +128,7 @@ def _tiers(plan: Plan, names: list[str], stats: Sequence[TableStats]) -> Any:
         ends: dict[str, int] = {}
         for part in sorted(planned[name].ranges, key=lambda r: (r.first, r.last)):
             ends[part.tier] = max(part.last, ends.get(part.tier, 0))
-        share = counted[name].coverage(planned[name].dram_rows)
+        share = counted[name].coverage(planned[name].resident_rows)
         rows = max(ends.values())
         bars.append(TierBar(name, tuple(ends.items()), f"{compact(rows)} rows, {share:.0%} hot"))
     return tier_chart("Rows of each table by tier, over the frequency rank", bars)

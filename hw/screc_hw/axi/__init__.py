@@ -1,0 +1,11 @@
+"""AXI4: signatures, an arbiter of read masters, and the guard of a read port."""
+
+from screc_hw.axi.signatures import (
+    BOUNDARY_BYTES,
+    INCR,
+    LiteSignature,
+    ReadSignature,
+    WriteSignature,
+)
+
+__all__ = ["BOUNDARY_BYTES", "INCR", "LiteSignature", "ReadSignature", "WriteSignature"]
