@@ -5,7 +5,7 @@ from amaranth.lib.wiring import In, Out
 
 from screc_hw.axi import ReadSignature
 from screc_hw.axi.guard import SLVERR, ReadGuard
-from tests.formal.kit import prove
+from tests.formal.kit import prove, refute
 from tests.formal.rules import held, read_port, within
 
 pytestmark = pytest.mark.formal

@@ -88,7 +88,7 @@ class ReadArbiterNode(wiring.Component):
         with m.If(addresses.i.valid & addresses.i.ready):
             m.d.sync += owner.eq(choice)
 
-        beat = Signal(
+        beat: Any = Signal(
             data.StructLayout({name: len(getattr(a, name)) for name in BEAT}), reset_less=True
         )
         m.d.comb += o.rready.eq(1)

@@ -231,9 +231,10 @@ class MemoryCoreParams:
         """Steady-state cycles for ``lookups`` rows of ``row_beats`` beats, means over all rows.
 
         The slowest of: one lookup per cycle; one beat of the port per cycle, which the lookup
-        records share; a lane's pieces, or its beats on chip; a pool's pieces; one slice of a partial per cycle; and, as
-        the bursts that ``outstanding`` beats allow are under way for ``latency`` cycles (request
-        accepted to first data beat) and their own length, a slow memory.
+        records share; a lane's pieces, or its beats on chip; a pool's pieces; one slice of a
+        partial per cycle; and, as the bursts that ``outstanding`` beats allow are under way for
+        ``latency`` cycles (request accepted to first data beat) and their own length, a slow
+        memory.
 
         Parameters
         ----------
