@@ -27,9 +27,8 @@ from screc_sim.runner import SimulationError, SimulatorMissingError
 Ints = NDArray[np.int64]
 
 COLUMNS = (
-    *("format", "dim", "lanes", "port_bits", "memory", "latency_cycles", "outstanding", "pooling"),
-    *("source", "beats", "beats_per_cycle", "rows_per_cycle", "prediction_error", "gb_per_s"),
-    "memory_gb_per_s",
+    *("format", "dim", "port_bits", "latency_cycles", "pooling", "source", "beats_per_cycle"),
+    *("prediction_error", "gb_per_s", "memory_gb_per_s"),
 )
 """What a person sees of a result."""
 
