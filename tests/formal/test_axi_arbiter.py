@@ -165,8 +165,16 @@ MUTANTS = {
     _early_data: "R: beats of master 1 unchanged",
 }
 
+QUICK = (_prefer_a, _to_both)
 
-@pytest.mark.parametrize("change", MUTANTS, ids=lambda change: change.__name__.strip("_"))
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(c, id=c.__name__[1:], marks=() if c in QUICK else pytest.mark.slow)
+        for c in MUTANTS
+    ],
+)
 def test_arbiter_rules_catch_a_mutant(change, tmp_path, monkeypatch):
     class Mutant(ReadArbiterNode):
         def elaborate(self, platform):

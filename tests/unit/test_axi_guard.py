@@ -4,7 +4,8 @@ from collections import deque
 import pytest
 from amaranth.sim import Simulator
 
-from screc_hw.axi.guard import SLVERR, ReadGuard
+from screc_hw.axi import SLVERR
+from screc_hw.axi.guard import ReadGuard
 from screc_hw.netlist import check_netlist
 
 TIMEOUT = 12
