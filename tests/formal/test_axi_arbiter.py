@@ -23,8 +23,7 @@ class ArbiterBench(wiring.Component):
     """An arbiter between masters and a memory that sends beats as it likes.
 
     A read leaves with its master's number above its ID, and a beat goes where that number says:
-    together, to the one that asked. What the arbiter holds is full and empty again within a few
-    cycles, so that ``depth`` cycles from reset see all of its states.
+    together, to the one that asked. Bounded: nothing is said of later cycles than ``depth``.
     """
 
     def __init__(self, inputs, *, watched=(0, 1), progress=False):
