@@ -205,10 +205,14 @@ class DeviceParams:
             f.pooling * model.tables[f.table].row_beats(self.gather.port_bits // 8)
             for f in model.features
         ) / max(model.lookups, 1e-9)
+        row_cycles = sum(
+            f.pooling * self.gather.row_cycles(model.tables[f.table]) for f in model.features
+        ) / max(model.lookups, 1e-9)
         gather = self.gather.cycles(
             lookups=count * rows / self.memory,
             slices=mean_slices,
             row_beats=row_beats,
+            row_cycles=row_cycles,
             latency=latency,
         )
         partials = self.combiner.expected_partials(model, inputs=self.memory, lookups=count)

@@ -230,6 +230,10 @@ class Status(enum.IntEnum):
 class StatusBit(enum.IntFlag):
     """Reasons why a block failed. A failed block ends the whole queue.
 
+    A memory port that times out is answered for: the block ends with ``AXI_READ`` and ``TIMEOUT``,
+    and the next run is right if the port has caught up by then (``RESET_NEEDED`` is 0 again). Where
+    the run itself makes no progress, ``RESET_NEEDED`` stays until reset.
+
     With ``MAGIC`` or ``CHECKSUM``, or a header that could not be read, the result offset cannot be
     trusted: no status beat is written, and ``Register.STATUS`` alone tells.
     """
@@ -240,7 +244,8 @@ class StatusBit(enum.IntFlag):
     CRC = 1 << 3
     AXI_READ = 1 << 4
     AXI_WRITE = 1 << 5
-    TIMEOUT = 1 << 6  # sticky: the device needs a reset
+    TIMEOUT = 1 << 6  # a memory port, or the whole run, made no progress
+    RESET_NEEDED = 1 << 7  # what did not answer still owes data
 
 
 class Register(enum.IntEnum):

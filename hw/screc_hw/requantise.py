@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 
-from amaranth.hdl import Cat, Module, Mux, Signal, ValueLike, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, ValueLike, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.data import View
 from amaranth.lib.wiring import In, Out
@@ -176,6 +176,10 @@ class Requantise(wiring.Component):
         self._limit = limit
         self._wide = wide
         self._bits = LOGIT_CODE_BITS if wide else limit.bit_length() + 1
+        # the fine shift takes the result's bits from a window; above it are groups of bits
+        step = 1 << FINE_BITS
+        self._window_bits = self._bits + step - 1
+        self._groups = range(self._window_bits, acc_bits + MULTIPLIER_BITS, step)
         self.latency = self.latency_of(acc_bits)
         super().__init__(
             {
@@ -203,48 +207,19 @@ class Requantise(wiring.Component):
             multiply.enable.eq(self.enable),
         ]
         amounts = [Signal.like(self.s, name=f"shift_{n}") for n in range(multiply.latency + 1)]
-        coarse, fine = amounts[-2][FINE_BITS:], amounts[-1][:FINE_BITS]
-        step = 1 << FINE_BITS
-        # the fine shift takes its bits from a window; each group of bits above that window counts
-        # where the coarse shift leaves it there
-        base = self._bits + step - 1
-        product_bits = len(multiply.y[0])
-        groups = range(base, product_bits, step)
-        counts = Signal(max(1, len(groups)))
+        # the groups of bits that the coarse shift leaves above the window
+        counts = Signal(max(1, len(self._groups)))
         with m.If(self.enable):
             m.d.sync += amounts[0].eq(self.s - 1)
             m.d.sync += [later.eq(sooner) for sooner, later in itertools.pairwise(amounts)]
             ahead = amounts[-3][FINE_BITS:]
-            m.d.sync += counts.eq(Cat(ahead <= k for k in range(len(groups))))
+            m.d.sync += counts.eq(Cat(ahead <= k for k in range(len(self._groups))))
         low, high = self._bounds(m)
         for lane in range(self._lanes):
-            product = multiply.y[lane]
-            window = Signal(base, name=f"window_{lane}")
-            sign = Signal(2, name=f"sign_{lane}")
-            beyond = Signal(-(-len(groups) // GROUPS), name=f"beyond_{lane}")
-            shifted = Signal(self._bits, name=f"shifted_{lane}")
-            excess = Signal(name=f"excess_{lane}")
-            rounded = Signal(signed(self._bits + 1), name=f"rounded_{lane}")
-            over, under = Signal(name=f"over_{lane}"), Signal(name=f"under_{lane}")
-            differs = Cat(
-                counts[k] & (product[at : at + step] ^ product[-1].replicate(step)).any()
-                if at + step <= product_bits
-                else counts[k] & (product[at:] ^ product[-1].replicate(product_bits - at)).any()
-                for k, at in enumerate(groups)
+            rounded, over, under = self._round(
+                m, lane, amounts[-2][FINE_BITS:], counts, amounts[-1][:FINE_BITS]
             )
-            parts = [differs[k : k + GROUPS].any() for k in range(0, len(groups), GROUPS)]
-            above = window[self._bits :] ^ sign[0].replicate(step - 1)
             with m.If(self.enable):
-                m.d.sync += [
-                    window.eq(product >> (coarse << FINE_BITS)),
-                    sign.eq(Cat(product[-1], sign[0])),
-                    beyond.eq(Cat(*parts)),
-                    shifted.eq(window >> fine),
-                    excess.eq(beyond.any() | (above >> fine).any()),
-                    rounded.eq((Cat(shifted, sign[1]).as_signed() + 1) >> 1),
-                    over.eq(excess & ~sign[1]),
-                    under.eq(excess & sign[1]),
-                ]
                 with m.If(over | (~under & (rounded > high))):
                     m.d.sync += self.y[lane].eq(high)
                 with m.Elif(under | (rounded < low)):
@@ -252,6 +227,46 @@ class Requantise(wiring.Component):
                 with m.Else():
                     m.d.sync += self.y[lane].eq(rounded)
         return m
+
+    def _round(
+        self, m: Module, lane: int, coarse: Value, counts: Signal, fine: Value
+    ) -> tuple[Signal, Signal, Signal]:
+        """Shift and round a product; return it, and whether it is over or under its width.
+
+        ``coarse`` and ``counts`` are of the product's cycle, ``fine`` of the next.
+        """
+        product = self._multiply.y[lane]
+        step, window_bits = 1 << FINE_BITS, self._window_bits
+        signs = product[-1].replicate(step)
+        differs = [
+            counts[k] & (group ^ signs[: len(group)]).any()
+            for k, group in enumerate(product[at : at + step] for at in self._groups)
+        ]
+        beyond = Signal(-(-len(differs) // GROUPS), name=f"beyond_{lane}")
+        # steps of 16 first, so that the steps of 4 have little left to select from
+        sixteens = Signal(window_bits + step * (step - 1), name=f"sixteens_{lane}")
+        window = Signal(window_bits, name=f"window_{lane}")
+        sign = Signal(2, name=f"sign_{lane}")
+        shifted = Signal(self._bits, name=f"shifted_{lane}")
+        excess = Signal(name=f"excess_{lane}")
+        rounded = Signal(signed(self._bits + 1), name=f"rounded_{lane}")
+        over, under = Signal(name=f"over_{lane}"), Signal(name=f"under_{lane}")
+        above = window[self._bits :] ^ sign[0].replicate(step - 1)
+        m.d.comb += sixteens.eq(_shifted(product, coarse[FINE_BITS:], step**2, len(sixteens)))
+        with m.If(self.enable):
+            m.d.sync += [
+                window.eq(_shifted(sixteens, coarse[:FINE_BITS], step, window_bits)),
+                sign.eq(Cat(product[-1], sign[0])),
+                beyond.eq(
+                    Cat(Cat(differs[k : k + GROUPS]).any() for k in range(0, len(differs), GROUPS))
+                ),
+                shifted.eq(window >> fine),
+                excess.eq(beyond.any() | (above >> fine).any()),
+                rounded.eq((Cat(shifted, sign[1]).as_signed() + 1) >> 1),
+                over.eq(excess & ~sign[1]),
+                under.eq(excess & sign[1]),
+            ]
+        return rounded, over, under
 
     def _bounds(self, m: Module) -> tuple[ValueLike, ValueLike]:
         """Return lowest and highest result of the values that are being clamped."""
@@ -265,3 +280,14 @@ class Requantise(wiring.Component):
             marks.append(mark)
         half = 1 << (LOGIT_CODE_BITS - 1)
         return Mux(marks[-1], -half, -self._limit), Mux(marks[-1], half - 1, self._limit)
+
+
+def _shifted(value: Value, amount: Value, step: int, bits: int) -> Value:
+    """Return ``bits`` of a signed value from bit ``amount * step``, of a 2-bit ``amount``.
+
+    A multiplexer of four, one LUT6 per bit, which a shift operator is not always mapped to.
+    """
+    sign = value[-1].replicate(3 * step + bits)
+    choices = [Cat(value, sign)[k * step : k * step + bits] for k in range(4)]
+    halves = [Mux(amount[0], choices[k + 1], choices[k]) for k in (0, 2)]
+    return Mux(amount[1], halves[1], halves[0])

@@ -18,6 +18,12 @@ BENCHES: dict[str, str] = {"encode": "screc.bench_encode", "gather": "screc.benc
 there are more than a table holds."""
 
 
+PACKED = ("int4r", "int8r", "byte")
+"""As ``importers.packed.FORMATS``, which takes a while to import; a test compares the two."""
+
+INTERACTIONS = ("dot", "concat")
+
+
 def emit_json(value: Any) -> None:
     """Print exactly one JSON object to stdout."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
@@ -113,6 +119,47 @@ def new(folder: Path) -> None:
     for path in write_starter(folder):
         click.echo(f"wrote {path}", err=True)
     click.echo(f"now: screc run {folder / 'config.toml'}", err=True)
+
+
+@cli.command("import")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Folder for model.toml, weights.safetensors and import.json.",
+)
+@click.option("--dim", type=click.IntRange(min=1), help="Components of a packed row.")
+@click.option("--format", "format_", type=click.Choice(PACKED), help="How packed rows are stored.")
+@click.option("--interaction", type=click.Choice(INTERACTIONS), help="Where the shapes allow both.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON to stdout.")
+def import_(
+    checkpoint: Path,
+    output: Path,
+    dim: int | None,
+    format_: str | None,
+    interaction: str | None,
+    as_json: bool,
+) -> None:
+    """Import a trained DLRM: a PyTorch state dict or safetensors.
+
+    Tensors have facebookresearch/dlrm's names. Tables may be floats, or packed uint8 rows with a
+    scale and bias each: int4r (dim / 2 + 4 bytes), int8r (dim + 4), byte (dim + 8).
+    """
+    from screc.importers import Hints, import_checkpoint
+
+    hints = Hints(dim=dim, format=format_, interaction=interaction)
+    report = import_checkpoint(checkpoint, output, hints)
+    if as_json:
+        emit_json(report)
+        return
+    for table in report["tables"]:
+        rounded = f", rounded by at most {table['error_bound']:.3g}" * (table["error_bound"] > 0)
+        size = f"{table['rows']:,} rows of {table['dim']}"
+        click.echo(f"{table['name']}: {size}, {table['stored']}{rounded}", err=True)
+    click.echo(f'in config.toml: [model] file = "{report["model"]}"', err=True)
+    click.echo(f'                        weights = "{report["weights"]}"', err=True)
 
 
 @cli.command()

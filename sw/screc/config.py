@@ -159,7 +159,7 @@ class PlanTable(Record):
     name: str
     """Name of the table."""
     tiers: tuple[Tier, ...] | None = None
-    """Tiers that its rows may be in; absent: any."""
+    """Tiers that its rows may be in; absent: ``dram`` and ``ssd``."""
     pin: Tier | None = None
     """The tier that all its rows are in."""
     tt_rank: int | None = Field(default=None, ge=1)

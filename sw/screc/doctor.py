@@ -21,7 +21,7 @@ PACKAGES = (
 )
 
 
-def _package(name: str) -> dict[str, Any]:
+def _package(name: str, *, required: bool = True, get: str = "") -> dict[str, Any]:
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -30,8 +30,8 @@ def _package(name: str) -> dict[str, Any]:
         "tool": name,
         "found": version is not None,
         "version": version,
-        "required": True,
-        "get": f"pip install {name}",
+        "required": required,
+        "get": get or f"pip install {name}",
     }
 
 
@@ -88,6 +88,7 @@ def check_tools() -> list[dict[str, Any]]:
         }
     ]
     tools += [_package(name) for name in PACKAGES]
+    tools.append(_package("torch", required=False, get="pip install 'screc[torch]'"))
     tools += [
         _program(
             ("c++", "g++", "clang++"),

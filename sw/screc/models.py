@@ -144,7 +144,7 @@ def preset_model(name: str) -> ModelFile:
         )
     entry = resources.files("screc") / "presets" / f"{name}.toml"
     data = tomllib.loads(entry.read_text(encoding="utf-8"))
-    return _checked(data, Path(f"{name}.toml"))
+    return parse_model(data, Path(f"{name}.toml"))
 
 
 def preset_shape(name: str) -> ModelShape:
@@ -160,7 +160,7 @@ def read_model(path: Path) -> ModelFile:
     ConfigError
         For the first fault; names file, field, value and what would be valid.
     """
-    return _checked(read_toml(path), path)
+    return parse_model(read_toml(path), path)
 
 
 def to_shape(model: ModelFile) -> ModelShape:
@@ -190,7 +190,8 @@ def to_shape(model: ModelFile) -> ModelShape:
     )
 
 
-def _checked(data: dict[str, Any], path: Path) -> ModelFile:
+def parse_model(data: dict[str, Any], path: Path) -> ModelFile:
+    """Check what a ``model.toml`` holds; ``path`` is for the errors of :func:`read_model`."""
     model = validate(ModelFile, data, path)
     _check_names(model, path)
     _check_dims(model, path)

@@ -2,7 +2,8 @@
 
 Names and shapes are those of facebookresearch/dlrm's state dict: ``bot_l.{2i}.weight`` ``(n, k)``
 and ``.bias`` ``(n,)``, ``top_l…`` likewise (odd numbers are the activations between), and
-``emb_l.{i}.weight`` ``(rows, dim)``.
+``emb_l.{i}.weight`` ``(rows, dim)``. A table of format ``int8r`` or ``int4r`` may also be stored as
+its packed rows: uint8 ``(rows, row bytes)``, codes, fp16 scale, fp16 bias.
 """
 
 from __future__ import annotations
@@ -19,16 +20,23 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from screc.errors import ConfigError
-from screc_hw.model import LayerShape, ModelShape
+from screc_hw.model import LayerShape, ModelShape, TableShape
 from screc_sim.golden.float_twin import FloatLinear, Weights
+from screc_sim.golden.rowwise import ROWWISE_UNIT, PackedRows, unpack_rows
 
-__all__ = ["FloatLinear", "SeededTable", "TensorTable", "Weights", "load_weights"]
+__all__ = ["FloatLinear", "PackedTable", "SeededTable", "TensorTable", "Weights", "load_weights"]
 
 COMPONENTS_AT_ONCE = 1 << 22
 """Components of a table read at a time by a pass over all of it."""
 
-STORED_TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-"""safetensors types that are read, and how numpy maps them (bfloat16 as its bit pattern)."""
+FLOAT_TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+"""safetensors types of floats, and how numpy maps them (bfloat16 as its bit pattern)."""
+
+PACKED_TYPE = "U8"
+"""safetensors type of packed rows."""
+
+STORED_TYPES = FLOAT_TYPES | {PACKED_TYPE: "u1"}
+"""safetensors types that are read, and how numpy maps them."""
 
 
 def load_weights(path: Path | None, shape: ModelShape, seed: int = 0) -> Weights:
@@ -38,7 +46,7 @@ def load_weights(path: Path | None, shape: ModelShape, seed: int = 0) -> Weights
     ----------
     path
         A safetensors file, or None for weights from ``seed``. Tables stay on disk and are read by
-        row; whether their values are finite is checked by the pass of :meth:`TensorTable.peak`.
+        row; whether their values are finite is checked by the pass of ``peak``.
     shape
         The model.
     seed
@@ -55,8 +63,8 @@ def load_weights(path: Path | None, shape: ModelShape, seed: int = 0) -> Weights
 
 # --- from a file ---------------------------------------------------------------------------------
 @dataclasses.dataclass(frozen=True)
-class _Entry:
-    """A tensor of a safetensors file: where its bytes are."""
+class TensorEntry:
+    """A tensor of a safetensors file: its type by their name, and where its bytes begin."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -73,7 +81,7 @@ class TensorTable:
     name
         Name of the tensor, for messages.
     stored
-        The tensor as it is in the file: ``(rows, dim)`` of a type of :data:`STORED_TYPES`.
+        The tensor as it is in the file: ``(rows, dim)`` of a type of :data:`FLOAT_TYPES`.
     """
 
     def __init__(self, path: Path, name: str, stored: NDArray[np.generic]) -> None:
@@ -93,7 +101,7 @@ class TensorTable:
 
     def fetch(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return rows ``ids`` as float32 ``(len(ids), dim)``."""
-        return _to_float32(self._stored[ids])
+        return to_float32(self._stored[ids])
 
     def peak(self) -> float:
         """Largest magnitude in the table, by one pass over the file, kept.
@@ -110,30 +118,115 @@ class TensorTable:
         step = max(1, COMPONENTS_AT_ONCE // self.dim)
         peak = 0.0
         for start in range(0, self.rows, step):
-            block = _to_float32(self._stored[start : start + step])
-            _check_finite(self._path, self._name, block, start)
+            block = to_float32(self._stored[start : start + step])
+            check_finite(self._path, self._name, block, start)
             peak = max(peak, float(np.abs(block).max(initial=0.0)))
         return peak
 
 
+class PackedTable:
+    """Packed rows of a table in a safetensors file, memory-mapped: codes, scale and bias are kept.
+
+    Parameters
+    ----------
+    path, name
+        File and tensor, for messages.
+    stored
+        uint8 ``(rows, row bytes)``: see :func:`~screc_sim.golden.rowwise.pack_rows`.
+    format_
+        ``int8r`` or ``int4r``.
+    dim
+        Components of a row.
+    """
+
+    def __init__(
+        self, path: Path, name: str, stored: NDArray[np.uint8], format_: str, dim: int
+    ) -> None:
+        self._path = path
+        self._name = name
+        self._stored = stored
+        self._format = format_
+        self._dim = dim
+
+    @property
+    def rows(self) -> int:
+        """Count of rows."""
+        return int(self._stored.shape[0])
+
+    @property
+    def dim(self) -> int:
+        """Components of a row."""
+        return self._dim
+
+    @property
+    def format(self) -> str:
+        """``int8r`` or ``int4r``."""
+        return self._format
+
+    def packed(self, ids: NDArray[np.int64]) -> PackedRows:
+        """Return rows ``ids`` as they are stored."""
+        return unpack_rows(self._stored[ids], self._format)
+
+    def fetch(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return values of rows ``ids`` as float32 ``(len(ids), dim)``, rounded once."""
+        rows = self.packed(ids)
+        scale, bias = (part.astype(np.float32)[:, None] for part in (rows.scale, rows.bias))
+        return rows.codes * scale + bias  # a code of 8 bits times 11 bits is exact
+
+    def peak(self) -> float:
+        """Largest magnitude in the table, exact, by one pass over the file, kept.
+
+        Raises
+        ------
+        ConfigError
+            If a scale or bias is NaN or infinite; names the tensor and the first such row.
+        """
+        return self._peak
+
+    @cached_property
+    def _peak(self) -> float:
+        step = max(1, COMPONENTS_AT_ONCE // self.dim)
+        peak = 0
+        for start in range(0, self.rows, step):
+            rows = unpack_rows(self._stored[start : start + step], self._format)
+            for what, values in (("scale", rows.scale), ("bias", rows.bias)):
+                wrong = np.flatnonzero(~np.isfinite(values))
+                if len(wrong):
+                    raise ConfigError(
+                        f"tensor {self._name!r} has the {what} {values[wrong[0]]} in row "
+                        f"{wrong[0] + start}: must be finite",
+                        path=self._path,
+                    )
+            peak = max(peak, int(np.abs(rows.values()).max(initial=0)))
+        return peak * ROWWISE_UNIT
+
+
 def read_weights(path: Path, shape: ModelShape) -> Weights:
     """Open a safetensors file; see :func:`load_weights`."""
-    entries = _entries(path)
+    entries = tensor_entries(path)
     wanted = _tensor_shapes(shape)
+    packed = _packed_shapes(shape, entries)
+    wanted |= packed
     for name, size in wanted.items():
         if name not in entries:
             raise ConfigError(
                 f"tensor {name!r} of shape {size} is missing; the file has {_some(entries)}",
                 path=path,
             )
+        if entries[name].dtype == PACKED_TYPE and name not in packed:
+            raise ConfigError(
+                f"tensor {name!r} is {PACKED_TYPE}, packed rows: only a table of format int8r or "
+                "int4r has such",
+                path=path,
+            )
         if entries[name].shape != size:
             raise ConfigError(
                 f"tensor {name!r} must have shape {size}, not {entries[name].shape}", path=path
             )
-        if entries[name].dtype not in STORED_TYPES:
+        valid = STORED_TYPES if name in packed else FLOAT_TYPES
+        if entries[name].dtype not in valid:
             raise ConfigError(
-                f"tensor {name!r} must be one of {', '.join(STORED_TYPES)}, "
-                f"not {entries[name].dtype}",
+                f"tensor {name!r} must be one of {', '.join(valid)}, not {entries[name].dtype}",
                 path=path,
             )
     unexpected = sorted(entries.keys() - wanted.keys())
@@ -146,26 +239,51 @@ def read_weights(path: Path, shape: ModelShape) -> Weights:
         )
 
     def tensor(name: str) -> NDArray[np.float32]:
-        values = _to_float32(np.array(_mapped(path, entries[name])))
-        _check_finite(path, name, values, 0)
+        values = to_float32(np.array(mapped_tensor(path, entries[name])))
+        check_finite(path, name, values, 0)
         return values
 
     def layers(prefix: str, shapes: Sequence[LayerShape]) -> tuple[FloatLinear, ...]:
         names = [f"{prefix}.{2 * i}" for i in range(len(shapes))]
         return tuple(FloatLinear(tensor(f"{n}.weight"), tensor(f"{n}.bias")) for n in names)
 
-    tables = [f"emb_l.{i}.weight" for i in range(len(shape.tables))]
+    def table(i: int, table_shape: TableShape) -> TensorTable | PackedTable:
+        name = table_tensor(i)
+        stored = mapped_tensor(path, entries[name])
+        if name in packed:
+            return PackedTable(
+                path, name, stored.view(np.uint8), table_shape.format, table_shape.dim
+            )
+        return TensorTable(path, name, stored)
+
     return Weights(
         bottom=layers("bot_l", shape.bottom_layers),
         top=layers("top_l", shape.top_layers),
-        tables=tuple(TensorTable(path, n, _mapped(path, entries[n])) for n in tables),
+        tables=tuple(table(i, table_shape) for i, table_shape in enumerate(shape.tables)),
     )
+
+
+def table_tensor(index: int) -> str:
+    """Name of the tensor of a table."""
+    return f"emb_l.{index}.weight"
+
+
+def _packed_shapes(
+    shape: ModelShape, entries: Mapping[str, TensorEntry]
+) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the row-wise tables that the file holds as packed rows."""
+    names = {table_tensor(i): table for i, table in enumerate(shape.tables) if table.rowwise}
+    return {
+        name: (table.rows, table.row_bytes)
+        for name, table in names.items()
+        if name in entries and entries[name].dtype == PACKED_TYPE
+    }
 
 
 def _tensor_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
     """Names and shapes of every tensor of a model, in facebookresearch/dlrm's order."""
     wanted: dict[str, tuple[int, ...]] = {
-        f"emb_l.{i}.weight": (table.rows, table.dim) for i, table in enumerate(shape.tables)
+        table_tensor(i): (table.rows, table.dim) for i, table in enumerate(shape.tables)
     }
     for prefix, layers in (("bot_l", shape.bottom_layers), ("top_l", shape.top_layers)):
         for i, layer in enumerate(layers):
@@ -174,8 +292,14 @@ def _tensor_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
     return wanted
 
 
-def _entries(path: Path) -> dict[str, _Entry]:
-    """Read a safetensors header: 8 bytes of length, then JSON; offsets count from its end."""
+def tensor_entries(path: Path) -> dict[str, TensorEntry]:
+    """Read a safetensors header: 8 bytes of length, then JSON; offsets count from its end.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing or no safetensors file.
+    """
     try:
         with safe_open(path, framework="numpy") as file:  # checks the header against the file
             names = set(file.keys())
@@ -187,7 +311,7 @@ def _entries(path: Path) -> dict[str, _Entry]:
         length = int.from_bytes(stream.read(8), "little")
         header = json.loads(stream.read(length))
     return {
-        name: _Entry(
+        name: TensorEntry(
             header[name]["dtype"],
             tuple(header[name]["shape"]),
             8 + length + header[name]["data_offsets"][0],
@@ -196,17 +320,19 @@ def _entries(path: Path) -> dict[str, _Entry]:
     }
 
 
-def _mapped(path: Path, entry: _Entry) -> NDArray[np.generic]:
+def mapped_tensor(path: Path, entry: TensorEntry) -> NDArray[np.generic]:
+    """Map a tensor of a type of :data:`STORED_TYPES`; bfloat16 is its bit pattern."""
     return np.memmap(path, STORED_TYPES[entry.dtype], "r", entry.offset, entry.shape)
 
 
-def _to_float32(stored: NDArray[np.generic]) -> NDArray[np.float32]:
+def to_float32(stored: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Floats of a tensor as it is stored."""
     if stored.dtype == np.uint16:  # bfloat16 is the upper half of a float32
         return (stored.astype(np.uint32) << 16).view(np.float32)
     return stored.astype(np.float32)
 
 
-def _check_finite(path: Path, name: str, values: NDArray[np.float32], first: int) -> None:
+def check_finite(path: Path, name: str, values: NDArray[np.float32], first: int) -> None:
     """Check a tensor, or a block of its rows that starts at row ``first``."""
     wrong = ~np.isfinite(values)
     if wrong.any():

@@ -21,6 +21,7 @@ from screc.remap import TableRemap
 from screc.simulate.verdict import Verdict, check
 from screc.simulate.workload import Workload, build_workload
 from screc.weights import load_weights
+from screc_hw.device.params import HostParams
 from screc_hw.device.top import KERNEL_NAME, emit_device
 from screc_hw.model import FeatureShape, ModelShape, TableShape
 from screc_hw.params import DeviceParams
@@ -144,6 +145,7 @@ def compile_case(
     *,
     dram_share: float = 1.0,
     staging_beats: int = 1024,
+    host: HostParams | None = None,
     **sizes: int,
 ) -> Case:
     """Compile ``shape`` with the hottest ``dram_share`` of every table in DRAM.
@@ -151,6 +153,8 @@ def compile_case(
     ``sizes`` are those of :meth:`DeviceParams.for_model`.
     """
     params = DeviceParams.for_model(shape, **sizes)
+    if host is not None:
+        params = dataclasses.replace(params, host=host)
     weights = load_weights(None, shape, 5)
     model = calibrate(shape, weights, random_batch(shape, 64, 9))
     rng = np.random.default_rng(7)

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.formal
 
 WIDTHS = {"data_bits": 8, "address_bits": 13, "id_bits": 1}
 IDS = 2
-TIMEOUT = 3
+TIMEOUT = 2
 MOST = 4
 
 ANSWERED = TIMEOUT + IDS + 3
@@ -25,10 +25,11 @@ ACCEPTED = TIMEOUT + MOST + 2 * IDS + 2
 class GuardBench(wiring.Component):
     """A guard between masters and a memory that may stop, or go on, at any time."""
 
-    def __init__(self, make=ReadGuard, *, progress=False, covers=False):
+    def __init__(self, make=ReadGuard, *, progress=False, covers=False, invariants=True):
         self._make = make
         self._progress = progress
         self._covers = covers
+        self._invariants = invariants
         port = ReadSignature(**WIDTHS)
         super().__init__({"i": In(port), "o": Out(port)})
 
@@ -57,6 +58,13 @@ class GuardBench(wiring.Component):
         m.d.comb += late_now.eq(Mux(dut.expired, memory.total + pending, late))
         m.d.sync += late.eq(late_now - (o.rvalid & (late_now != 0)))
         m.d.comb += Assert(dut.owing | (late_now == 0), "owing while beats are late")
+        there = [
+            owed + Mux(o.arid == number, pending, 0) for number, owed in enumerate(memory.owed)
+        ]
+        for number, owed in enumerate(masters.owed):
+            waits = owed - (i.rvalid & (i.rid == number))
+            m.d.comb += Assert(dut.owing | (waits == there[number]), "R: all is at the port")
+
         if self._progress:
             within(m, masters.total != 0, i.rvalid, ANSWERED, "R: a beat comes")
             within(m, i.arvalid, i.arready, ACCEPTED, "AR: accepted")
@@ -101,17 +109,17 @@ class GuardBench(wiring.Component):
                 Cover(again & dut.expired, "fails again"),
                 Cover(failed & o.arvalid & o.arready, "accepts a late address"),
             ]
-        self._invariants(m, dut, masters, memory, pending, late_now)
+        if self._invariants:
+            self._state_invariants(m, dut, masters, memory, pending, there, late_now)
         return m
 
-    def _invariants(self, m, dut, masters, memory, pending, late_now):
+    def _state_invariants(self, m, dut, masters, memory, pending, there, late_now):
         """Tie the guard's counters to the bench's, so that induction starts from real states."""
         for number, owed in enumerate(dut._owed):
             recent = Mux(dut._taken & (dut._asker == number), dut._length + 1, 0)
             leaving = self.i.rvalid & (self.i.rid == number)
             m.d.comb += Assert(masters.owed[number] == owed + recent + leaving, "owed: invariant")
-            there = memory.owed[number] + Mux(self.o.arid == number, pending, 0)
-            m.d.comb += Assert(dut.owing | (owed + recent == there), "in time: invariant")
+            m.d.comb += Assert(dut.owing | (owed + recent == there[number]), "in time: invariant")
         recent = Mux(dut._through, dut._length + 1, 0)
         m.d.comb += [
             Assert(dut._port_owes + recent == memory.total + pending, "port owes: invariant"),
@@ -139,6 +147,90 @@ def test_guard_keeps_its_rules(tmp_path):
     assert verdict.passed, verdict
 
 
+def test_guard_never_keeps_masters_waiting(tmp_path):
+    verdict = prove(GuardBench(progress=True), tmp_path, mode="prove", depth=ACCEPTED + 2)
+    assert verdict.passed, verdict
+
+
 def test_guard_fails_and_recovers(tmp_path):
     verdict = prove(GuardBench(covers=True), tmp_path, mode="cover", depth=30)
     assert verdict.passed, verdict
+
+
+def _withdraw(m, guard):
+    with m.If(guard.expired):
+        m.d.sync += guard.o.arvalid.eq(0)
+
+
+def _load_anew(m, guard):
+    with m.If(guard.o.arvalid & guard.expired):
+        m.d.sync += guard.o.araddr.eq(guard.i.araddr)
+
+
+def _pass_late(m, guard):
+    with m.If(guard._failed & guard.o.rvalid):
+        m.d.sync += [guard.i.rvalid.eq(1), guard.i.rid.eq(guard.o.rid)]
+
+
+def _reopen_early(m, guard):
+    with m.If(guard._failed & ~guard._taken & ~Cat(guard._owed).any()):
+        m.d.sync += guard._failed.eq(0)
+
+
+def _forget_the_offered(m, guard):
+    with m.If(guard.expired & guard.o.arvalid & guard.o.arready):
+        m.d.sync += guard._port_owes.eq(0)
+
+
+def _close_early(m, guard):
+    with m.If(guard._closing):
+        m.d.sync += guard._closing.eq(0)
+
+
+def _never_expire(m, guard):
+    m.d.sync += [guard._failed.eq(0), guard.expired.eq(0)]
+
+
+def _answer_twice(m, guard):
+    with m.If(guard.owing):
+        m.d.sync += guard._owed[1].eq(guard._owed[1])
+
+
+def _one_turn(m, guard):
+    m.d.sync += guard._turn.eq(1)
+
+
+def _let_through(m, guard):
+    with m.If(guard._failed & guard.i.arvalid & ~guard.o.arvalid):
+        m.d.sync += guard.o.arvalid.eq(1)
+
+
+def _good_answer(m, guard):
+    m.d.sync += guard.i.rresp.eq(guard.o.rresp)
+
+
+MUTANTS = {
+    _withdraw: "AR: valid holds",
+    _load_anew: "AR: payload holds",
+    _pass_late: "R: ",
+    _reopen_early: "owing while beats are late",
+    _forget_the_offered: "owing while beats are late",
+    _close_early: "R: all is at the port",
+    _never_expire: "",
+    _answer_twice: "R: a beat of ID 1 was asked for",
+    _one_turn: "R: a beat comes",
+    _let_through: "AR: what was taken in time, no more",
+    _good_answer: "R: other beats are answers",
+}
+
+
+@pytest.mark.parametrize("change", MUTANTS, ids=lambda change: change.__name__.strip("_"))
+def test_guard_rules_catch_a_mutant(change, tmp_path):
+    class Mutant(ReadGuard):
+        def elaborate(self, platform):
+            m = super().elaborate(platform)
+            change(m, self)
+            return m
+
+    bench = GuardBench(Mutant, progress=True, invariants=False)
+    refute(bench, tmp_path, depth=24, rule=MUTANTS[change])

@@ -10,6 +10,8 @@ from screc.errors import ConfigError
 from screc.weights import SeededTable, load_weights
 from screc_hw.model import FeatureShape, ModelShape, TableShape
 from screc_sim.golden import float_twin
+from screc_sim.golden.quant import PackedSource
+from screc_sim.golden.rowwise import ROWWISE_LIMITS, PackedRows, pack_rows
 from tests.golden.support import random_batch, small_shape
 
 SHAPE = small_shape()
@@ -121,6 +123,94 @@ def test_table_that_is_not_finite_is_named_by_its_pass(tmp_path, monkeypatch):
     table = load_weights(path, SHAPE).tables[0]
     with pytest.raises(ConfigError, match=re.escape("'emb_l.0.weight' has inf at (5, 2)")):
         table.peak()
+
+
+ROWWISE = small_shape(interaction="concat", dims=(4, 8), formats=("int8r", "int4r"))
+
+
+def packed_tensors():
+    rng = np.random.default_rng(1)
+    stored = tensors()
+    del stored["emb_l.1.weight"]
+    rows = random_rows(rng, 7, 4, "int8r"), random_rows(rng, 4, 8, "int4r")
+    stored["emb_l.0.weight"] = pack_rows(rows[0], "int8r")
+    stored["emb_l.1.weight"] = pack_rows(rows[1], "int4r")
+    stored["top_l.0.weight"] = np.zeros((5, 20), np.float32)
+    return stored, rows
+
+
+def random_rows(rng, rows, dim, format_):
+    codes = rng.integers(0, ROWWISE_LIMITS[format_] + 1, (rows, dim)).astype(np.uint8)
+    return PackedRows(
+        codes, rng.uniform(0, 1, rows).astype(np.float16), rng.normal(size=rows).astype(np.float16)
+    )
+
+
+def test_packed_rows_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("screc.weights.COMPONENTS_AT_ONCE", 8)  # a row or two at a time
+    path = tmp_path / "w.safetensors"
+    stored, rows = packed_tensors()
+    save_file(stored, path)
+    weights = load_weights(path, ROWWISE)
+    for table, expected, format_ in zip(weights.tables, rows, ("int8r", "int4r"), strict=True):
+        ids = np.array([3, 0, 3, 1])
+        assert (table.rows, table.dim) == expected.codes.shape
+        assert table.format == format_
+        found = table.packed(ids)
+        for name in ("codes", "scale", "bias"):
+            assert np.array_equal(getattr(found, name), getattr(expected, name)[ids])
+        exact = expected.values() * 2.0**-24
+        values = table.fetch(ids)
+        assert values.dtype == np.float32
+        assert np.array_equal(values, exact[ids].astype(np.float32))
+        assert table.peak() == np.abs(exact).max()
+
+
+def test_float_rows_serve_row_wise_tables_too(tmp_path):
+    path = tmp_path / "w.safetensors"
+    stored, _ = packed_tensors()
+    stored["emb_l.0.weight"] = np.ones((7, 4), np.float32)
+    save_file(stored, path)
+    table, packed = load_weights(path, ROWWISE).tables
+    assert table.peak() == 1
+    assert not isinstance(table, PackedSource)
+    assert isinstance(packed, PackedSource)
+
+
+@pytest.mark.parametrize(("which", "value"), [("scale", np.inf), ("bias", np.nan)])
+def test_packed_rows_that_are_not_finite_are_named_by_their_pass(
+    tmp_path, monkeypatch, which, value
+):
+    monkeypatch.setattr("screc.weights.COMPONENTS_AT_ONCE", 8)
+    path = tmp_path / "w.safetensors"
+    stored, rows = packed_tensors()
+    getattr(rows[0], which)[5] = value
+    stored["emb_l.0.weight"] = pack_rows(rows[0], "int8r")
+    save_file(stored, path)
+    table = load_weights(path, ROWWISE).tables[0]
+    message = f"{path}: tensor 'emb_l.0.weight' has the {which} {value} in row 5: must be finite"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        table.peak()
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        (
+            small_shape(interaction="concat", dims=(4, 8), formats=("int8", "int4r")),
+            "tensor 'emb_l.0.weight' is U8, packed rows: only a table of format int8r or int4r has",
+        ),
+        (
+            small_shape(interaction="concat", dims=(4, 8), formats=("int4r", "int4r")),
+            "tensor 'emb_l.0.weight' must have shape (7, 6), not (7, 8)",
+        ),
+    ],
+)
+def test_packed_rows_of_another_table_are_named(tmp_path, shape, message):
+    path = tmp_path / "w.safetensors"
+    save_file(packed_tensors()[0], path)
+    with pytest.raises(ConfigError, match=re.escape(f"{path}: {message}")):
+        load_weights(path, shape)
 
 
 def test_files_that_are_no_safetensors_are_named(tmp_path):

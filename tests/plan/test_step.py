@@ -91,14 +91,21 @@ def test_requirements_are_passed_on(problem):
 
 
 @pytest.mark.parametrize(
-    ("wish", "dram", "ssd"),
-    [("pin='ssd'", False, True), ("pin='dram'", True, False), ("tiers=['dram']", True, False)],
+    ("wish", "dram", "ssd", "onchip"),
+    [
+        ("pin='ssd'", False, True, False),
+        ("pin='dram'", True, False, False),
+        ("tiers=['dram']", True, False, False),
+        ("tiers=['onchip', 'dram']", True, False, True),
+        ("tiers=['ssd', 'onchip', 'dram']", True, True, True),
+        ("pin='onchip'", False, False, True),
+    ],
 )
-def test_a_wish_restricts_the_tiers_of_its_table(problem, wish, dram, ssd):
+def test_a_wish_restricts_the_tiers_of_its_table(problem, wish, dram, ssd, onchip):
     made = problem("device.0.ssd_kiops=400", "plan.table.0.name=a", f"plan.table.0.{wish}")
     a, b = made.tables
-    assert (a.dram, a.ssd) == (dram, ssd)
-    assert (b.dram, b.ssd) == (True, True)
+    assert (a.dram, a.ssd, a.onchip) == (dram, ssd, onchip)
+    assert (b.dram, b.ssd, b.onchip) == (True, True, False)
 
 
 @pytest.mark.parametrize(
@@ -107,8 +114,12 @@ def test_a_wish_restricts_the_tiers_of_its_table(problem, wish, dram, ssd):
         (["device.0.count=2"], "device: one device is planned so far"),
         (["device.1.kind=u50"], "device: one device is planned so far"),
         (["plan.objective=energy", "plan.rate=9"], 'plan.objective: must be "throughput" so far'),
-        (["plan.table.0.pin=tt"], r'table.0.pin: table \'a\': must be "dram" or "ssd" so far'),
-        (["plan.table.0.tiers=['onchip', 'dram']"], 'table.0.tiers: .*not "onchip"'),
+        (
+            ["plan.table.0.pin=tt"],
+            r'table.0.pin: table \'a\': must be "onchip", "dram" or "ssd" so',
+        ),
+        (["plan.table.0.tiers=['tt', 'dram']"], 'table.0.tiers: .*not "tt"'),
+        (["plan.table.0.tiers=['ssd', 'onchip']"], '"onchip" and "ssd" need "dram" too'),
         (["plan.table.0.tt_rank=8"], "table.0.tt_rank: table 'a': not built yet"),
         (["plan.table.0.replicate=true"], "table.0.replicate: table 'a': not built yet"),
         (["plan.table.0.pin=ssd"], "table.0.pin: .*ssd_kiops, as measured"),

@@ -1,4 +1,4 @@
-"""A combiner between made-up memory and compute cores, and what it must give, by Python integers."""
+"""A combiner between made-up memory and compute cores, and its results by Python integers."""
 
 from __future__ import annotations
 

@@ -15,12 +15,13 @@ Levels are counted as slices of an UltraScale+ device build them:
   from further logic, pays its level;
 - what a chain gives to another LUT starts the next level.
 
-Yosys makes the longest path short and then saves LUTs on the others, up to its length: a path is
-what it is reported to be, but where one is too long, others may be as long without need.
+Yosys makes the longest path short and then saves LUTs on the others, up to its length: where one is
+too long, others may be as long without need.
 
 Nets at the data and mode pins of a DSP must come straight from registers; what a DSP without its
 output register, or a block RAM, gives must go straight to flip-flops, which Vivado moves into it
-(Yosys does not). :func:`violations` lists what does not.
+(Yosys does not). A shift register stands for the flip-flops that Yosys made it of.
+:func:`violations` lists what is not so.
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ class _Graph:
             return [(bit, 0) for _, _, bit in inputs]
         if cell.type in CARRY_WIDTH:
             return list(self._carry(cell, port, index))
-        if LUT_RAM.fullmatch(cell.type) or SHIFT.fullmatch(cell.type):
+        if _is(cell.type, LUT_RAM, SHIFT):
             address = _read_port(cell, port)
             return [(bit, 1) for bit in cell.pins.get(address, []) if isinstance(bit, int)]
         return []
@@ -173,8 +174,7 @@ class _Graph:
     def _wide(self, net: int) -> bool:
         """Whether ``net`` is the part of a wide function: a LUT's or another multiplexer's."""
         name = self.driver[net][0]
-        kinds = (LUT, WIDE_MUX, LUT_RAM)
-        return bool(name) and any(kind.fullmatch(self.cells[name].type) for kind in kinds)
+        return bool(name) and _is(self.cells[name].type, LUT, WIDE_MUX, LUT_RAM)
 
     def _lut(self, net: Any) -> frozenset[int] | None:
         """Inputs of the LUT that drives ``net``, None where it is none."""
@@ -210,7 +210,7 @@ class _Graph:
     def _start(self, net: int) -> int:
         """Level of a net without a net before it: the read of a LUT RAM costs one always."""
         name = self.driver[net][0]
-        return int(bool(name) and bool(LUT_RAM.fullmatch(self.cells[name].type)))
+        return int(bool(name) and _is(self.cells[name].type, LUT_RAM))
 
     def ends(self) -> Iterator[tuple[int, Pin]]:
         """Nets at the ends of paths, with the pin each ends at."""
@@ -254,12 +254,15 @@ class _Graph:
 
 
 def _known(cell: str) -> bool:
-    logic = LUT.fullmatch(cell) or WIDE_MUX.fullmatch(cell) or cell == "INV" or cell in CARRY_WIDTH
-    return bool(logic) or _clocked(cell)
+    return _is(cell, LUT, WIDE_MUX) or cell == "INV" or cell in CARRY_WIDTH or _clocked(cell)
 
 
 def _clocked(cell: str) -> bool:
-    return any(kind.fullmatch(cell) for kind in (FLIP_FLOP, LUT_RAM, SHIFT, BLOCK_RAM, DSP))
+    return _is(cell, FLIP_FLOP, LUT_RAM, SHIFT, BLOCK_RAM, DSP)
+
+
+def _is(cell: str, *kinds: re.Pattern[str]) -> bool:
+    return any(kind.fullmatch(cell) for kind in kinds)
 
 
 def _read_port(cell: _Cell, output: str) -> str:
@@ -287,16 +290,19 @@ def worst_paths(netlist: MappedNetlist, top: int = 5, *, within: str = "") -> li
     top
         Most paths to return.
     within
-        Only registers whose name starts so (``pool.``); the names of ports have no dot.
+        Only paths from or to a register whose name starts so (``pool.``); ports have no dot.
     """
     graph = _Graph(netlist)
     ends = sorted(graph.ends(), key=lambda end: -graph.level[end[0]])
-    names = graph.names(_named_by(graph, cell) for cell in graph.cells)
+    names = graph.names(_named_by(graph, cell) for cell in ["", *graph.cells])
     paths: dict[str, Path] = {}
     for net, (cell, port, _) in ends:
         name = names[_named_by(graph, cell)] or cell if cell else port
         register = re.sub(r"\[\d+\]$", "", name)
-        if register in paths or not name.startswith(within):
+        if register in paths:
+            continue
+        start, _, _ = graph.driver[graph.path(net)[0]]
+        if not (name.startswith(within) or names[_named_by(graph, start)].startswith(within)):
             continue
         pin = f"{graph.cells[cell].type}.{port}" if cell else "port"
         paths[register] = _describe(graph, net, name, pin)
@@ -349,8 +355,9 @@ def violations(netlist: MappedNetlist) -> list[Violation]:
             kind = "DSP" if dsp else "RAM"
             for port, index, net in cell.nets("output"):
                 for load, pin, _ in loads[net]:
-                    if not (FLIP_FLOP.fullmatch(graph.cells[load].type) and pin == "D"):
-                        where = f"{graph.cells[load].type} {pin}"
+                    kind_of_load = graph.cells[load].type
+                    if pin != "D" or not _is(kind_of_load, FLIP_FLOP, SHIFT):
+                        where = f"{kind_of_load} {pin}"
                         rule = f"output of a {kind} not registered"
                         found.append((rule, (name, port, index), net, where))
                         break
@@ -364,17 +371,15 @@ def violations(netlist: MappedNetlist) -> list[Violation]:
 
 
 def _straight(graph: _Graph, source: str) -> bool:
-    return not source or bool(
-        FLIP_FLOP.fullmatch(graph.cells[source].type) or DSP.fullmatch(graph.cells[source].type)
-    )
+    return not source or _is(graph.cells[source].type, FLIP_FLOP, SHIFT, DSP)
 
 
-def assert_levels(netlist: MappedNetlist, limit: int = 5, *, dsp: bool = True) -> None:
+def assert_levels(netlist: MappedNetlist, limit: int = 5, *, registered: bool = True) -> None:
     """Fail with the worst paths if any has more than ``limit`` levels.
 
-    With ``dsp``, also if :func:`violations` finds any.
+    With ``registered``, also if :func:`violations` finds any.
     """
     worst = [path for path in worst_paths(netlist) if path.levels > limit]
     assert not worst, f"more than {limit} LUT levels:\n" + "\n".join(map(str, worst))
-    wrong = violations(netlist) if dsp else []
+    wrong = violations(netlist) if registered else []
     assert not wrong, "not registered:\n" + "\n".join(map(str, wrong[:20]))

@@ -32,6 +32,14 @@ class Between(wiring.Component):
         return m
 
 
+def held(m, value, stages):
+    for _ in range(stages):
+        later = Signal(value.shape(), reset_less=True)
+        m.d.sync += later.eq(value)
+        value = later
+    return value
+
+
 def choose(m, data, select):
     return Array(data)[select]
 
@@ -56,21 +64,13 @@ def read_lut_ram(m, address, data):
     return port.data
 
 
-def delay(m, data):
-    for _ in range(20):
-        later = Signal(reset_less=True)
-        m.d.sync += later.eq(data)
-        data = later
-    return data
-
-
 DEPTHS = {
     # name: widths of the inputs, of the result, logic, levels
     "wire": ([1], 1, lambda m, a: a, 0),
     "xor6": ([6], 1, lambda m, a: a.xor(), 1),
     "xor8": ([8], 1, lambda m, a: a.xor(), 1),  # LUT6, MUXF7, MUXF8
     "xor36": ([36], 1, lambda m, a: a.xor(), 2),
-    "xor65": ([65], 1, lambda m, a: a.xor(), 3),
+    "xor65": ([65], 1, lambda m, a: a.xor(), 3),  # 8 * 8 + 1
     "choice4": ([4, 2], 1, choose, 1),
     "add12": ([12, 12], 12, lambda m, a, b: a + b, 1),
     "add64": ([64, 64], 64, lambda m, a, b: a + b, 1),
@@ -79,7 +79,7 @@ DEPTHS = {
     "parities": ([256, 16], 16, add_parities, 2),  # 16 bits: the chain's own LUT ends the XOR
     "read": ([5, 8], 8, read_lut_ram, 1),
     "read_xor": ([5, 8], 4, lambda m, a, d: (w := read_lut_ram(m, a, d))[:4] ^ w[4:], 2),
-    "delay": ([1], 1, delay, 0),
+    "delay": ([1], 1, lambda m, a: held(m, a, 20), 0),
 }
 
 
@@ -115,7 +115,7 @@ def netlists():
 @pytest.mark.parametrize("name", DEPTHS)
 def test_depth_of_known_logic(netlists, name):
     expected = DEPTHS[name][-1]
-    path = worst_paths(netlists[max(1, expected)], within=f"{name}.o")[0]
+    path = worst_paths(netlists[max(1, expected)], within=f"{name}.")[0]
     assert path.levels == expected, path
 
 
@@ -165,17 +165,8 @@ def test_enables_and_resets_are_ends():
                 m.d.sync += self.o.eq(self.go[:4])
             return m
 
-    path = worst_paths(synthesise(Counter()), within="o")[0]
+    path = worst_paths(synthesise(Counter()), within="go")[0]
     assert (path.levels, path.pin) == (2, "FDRE.CE")
-
-
-def held(m, value, registered):
-    signal = Signal(value.shape(), reset_less=True)
-    if registered:
-        m.d.sync += signal.eq(value)
-    else:
-        m.d.comb += signal.eq(value)
-    return signal
 
 
 def product(before, after):
@@ -203,20 +194,22 @@ RAM_OUTPUT = "output of a RAM not registered"
 
 
 @pytest.mark.parametrize(
-    ("widths", "result", "function", "rules"),
+    ("widths", "result", "function", "shifts", "rules"),
     [
-        ([16, 16], 32, product(True, True), set()),
-        ([16, 16], 32, product(False, True), {LOGIC_BEFORE}),
-        ([16, 16], 32, product(True, False), {DSP_OUTPUT}),
-        ([9, 36], 1, read_block_ram(True), set()),
-        ([9, 36], 1, read_block_ram(False), {RAM_OUTPUT}),
+        ([16, 16], 32, product(1, 1), 0, set()),
+        ([16, 16], 32, product(8, 8), 16 + 32, set()),
+        ([16, 16], 32, product(0, 1), 0, {LOGIC_BEFORE}),
+        ([16, 16], 32, product(1, 0), 0, {DSP_OUTPUT}),
+        ([9, 36], 1, read_block_ram(8), 36, set()),
+        ([9, 36], 1, read_block_ram(0), 0, {RAM_OUTPUT}),
     ],
 )
-def test_pins_of_dsps_and_rams_are_registered(widths, result, function, rules):
+def test_pins_of_dsps_and_rams_are_registered(widths, result, function, shifts, rules):
     netlist = synthesise(Between(widths, result, function))
     assert netlist.dsp + 2 * netlist.bram36 == 1
+    assert netlist.cells["SRL16E"] == shifts
     assert {violation.rule for violation in violations(netlist)} == rules
-    assert_levels(netlist, 2, dsp=False)
+    assert_levels(netlist, 2, registered=False)
     if rules:
         with pytest.raises(AssertionError, match=r"not registered:\n.*(DSP48E2|RAMB18E2) "):
             assert_levels(netlist)

@@ -9,11 +9,14 @@ from tests.unit.test_control_registers import CONTINUE, DONE, IDLE, START, Host
 from tests.unit.test_top_device import small
 
 TIMEOUT = 200
+STUCK = StatusBit.TIMEOUT | StatusBit.RESET_NEEDED
 
 
 def run(scenario):
     _, params = small(memory=1, compute=1)
-    host = dataclasses.replace(params.host, timeout_cycles=TIMEOUT)
+    host = dataclasses.replace(
+        params.host, timeout_cycles=TIMEOUT, read_timeout_cycles=TIMEOUT // 2
+    )
     device = Device(dataclasses.replace(params, host=host))
     sim = Simulator(device)
     sim.add_clock(1e-6)
@@ -49,12 +52,12 @@ def test_device_ends_a_run_whose_memory_never_answers_with_a_sticky_timeout():
         await host.write(Register.QUEUE_BYTES, 64)
         await host.write(Register.CTRL, START)
         await finished(host, ctx, TIMEOUT)
-        assert await host.read(Register.STATUS) == StatusBit.TIMEOUT
+        assert await host.read(Register.STATUS) == STUCK
         assert TIMEOUT < await host.read(Register.CYCLES) < TIMEOUT + 20
         await host.write(Register.CTRL, CONTINUE)
         await host.write(Register.CTRL, START)
         await finished(host, ctx, 5)
-        assert await host.read(Register.STATUS) == StatusBit.TIMEOUT, "until reset"
+        assert await host.read(Register.STATUS) == STUCK, "until reset"
 
     run(scenario)
 

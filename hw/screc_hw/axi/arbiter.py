@@ -59,6 +59,7 @@ class ReadArbiterNode(wiring.Component):
         inner = ReadSignature(data_bits=data_bits, address_bits=address_bits, id_bits=id_bits)
         outer = ReadSignature(data_bits=data_bits, address_bits=address_bits, id_bits=id_bits + 1)
         super().__init__({"a": In(inner), "b": In(inner), "o": Out(outer)})
+        self._owner = Signal()  # 1: b had the last burst
 
     def elaborate(self, platform: object) -> Module:
         """Build the choice, the skid buffer of addresses and the register of beats."""
@@ -67,8 +68,7 @@ class ReadArbiterNode(wiring.Component):
         fields = ("araddr", "arid", "arlen", "arsize", "arburst")
         layout = data.StructLayout({name: len(getattr(o, name)) for name in fields})
         m.submodules.addresses = addresses = SkidBuffer(layout)
-        owner = Signal()  # 1: b had the last burst
-        choice = Signal()
+        owner, choice = self._owner, Signal()
         m.d.comb += [
             choice.eq(Mux(owner, ~a.arvalid, b.arvalid)),
             a.arready.eq(addresses.i.ready & ~choice),
@@ -88,7 +88,7 @@ class ReadArbiterNode(wiring.Component):
         with m.If(addresses.i.valid & addresses.i.ready):
             m.d.sync += owner.eq(choice)
 
-        beat = Signal(
+        beat: Any = Signal(
             data.StructLayout({name: len(getattr(a, name)) for name in BEAT}), reset_less=True
         )
         m.d.comb += o.rready.eq(1)

@@ -139,7 +139,10 @@ class ReadGuard(wiring.Component):
         for number, owed in enumerate(self._owed):
             answer = answers[number]
             beat = Mux(normal, o.rvalid & (o.rid == number), answer)
-            m.d.comb += [left[number].eq(owed != 0), answer.eq(turn[number] & left[number] & ~normal)]
+            m.d.comb += [
+                left[number].eq(owed != 0),
+                answer.eq(turn[number] & left[number] & ~normal),
+            ]
             _count(m, owed, taken & (asker == number), length, beat)
         _count(m, self._port_owes, through, length, o.rvalid)
 

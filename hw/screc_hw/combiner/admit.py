@@ -39,7 +39,7 @@ class Admit(wiring.Component):
     -------
     config : In(stream.Signature(config_layout), valid-only)
     features : In(12)
-        Features of the sub-batch, sampled when ``begin`` is taken.
+        Features of the sub-batch, held while ``begin`` is valid.
     begin : In(stream, empty payload)
     bags : In(stream.Signature(bag_header_layout))
     release : cores × In(1)
@@ -98,26 +98,26 @@ class Admit(wiring.Component):
         wiring.connect(m, zeros.o, next_zeros.i)
         wiring.connect(m, wiring.flipped(self.zeros), next_zeros.o)
         take, final = Signal(), Signal()
-        begin_ready, bags_ready = Signal(), Signal()
+        begin_ready, bags_ready, some = Signal(), Signal(), Signal()
         m.d.comb += [
             self.begin.ready.eq(begin_ready),
             self.bags.ready.eq(bags_ready),
-            self.started.eq(self.begin.valid & begin_ready),
+            self.started.eq(begin_ready),
             take.eq(self.bags.valid & bags_ready),
             self.count.eq(self.features << (params.rows - 1).bit_length()),
         ]
         row, feature = self._walk(m, take, final)
         credit = self._credit(m)
         room = zeros.level <= ZERO_QUEUE - 4
-        m.d.sync += [begin_ready.eq(0), bags_ready.eq(0)]
+        # ``begin`` waits a cycle, which tells whether there are any features
+        m.d.sync += [begin_ready.eq(0), bags_ready.eq(0), some.eq(self.features != 0)]
         with m.FSM() as fsm:
             with m.State("Begin"):
-                m.d.sync += begin_ready.eq(credit & ~self.started)
-                with m.If(self.started):
-                    with m.If(self.features == 0):
-                        m.next = "Admit"
-                    with m.Else():
-                        m.d.sync += bags_ready.eq(room)
+                m.d.sync += begin_ready.eq(credit & self.begin.valid & ~begin_ready)
+                with m.If(begin_ready):
+                    m.d.sync += bags_ready.eq(room & some)
+                    m.next = "Admit"
+                    with m.If(some):
                         m.next = "Bags"
             with m.State("Bags"):
                 m.d.sync += bags_ready.eq(room & ~(take & final))
@@ -125,7 +125,7 @@ class Admit(wiring.Component):
                     m.next = "Admit"
             with m.State("Admit"):
                 m.d.sync += [
-                    begin_ready.eq(credit),
+                    begin_ready.eq(credit & self.begin.valid),
                     self.admitted.eq(self.admitted + 1),
                     self.slot.eq(self.slot + 1 if params.slots > 1 else 0),
                 ]

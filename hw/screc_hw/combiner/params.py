@@ -193,7 +193,7 @@ class CombinerParams:
         multiply_lut = product - DSP_BITS + 1 if wide else 0
         multiply_ff = acc + (2 * (product + MULTIPLIER_BITS) + product if wide else 2 * product)
         # per lane: operand delay, forwarding, adder; shifts, round and clamp
-        lane_lut = 3 * acc + multiply_lut + 74 + product * 127 // 100
+        lane_lut = 3 * acc + multiply_lut + 95 + product * 5 // 12
         # per lane: forwarded copies, then what is as wide as the result
         lane_ff = 4 * acc + multiply_ff + 67
         if self.mean:

@@ -46,13 +46,24 @@ class HostParams:
     write_outstanding
         Result beats written whose response may be missing.
     timeout_cycles
-        Cycles without progress after which a batch ends with ``TIMEOUT``.
+        Cycles without progress after which a run ends with ``TIMEOUT``, for good.
+    read_timeout_cycles
+        Cycles without an answer after which a memory port has failed, fewer than
+        ``timeout_cycles``; its block then ends with ``TIMEOUT``.
     """
 
     burst_beats: int = 16
     prefetch_bursts: int = 4
     write_outstanding: int = 16
     timeout_cycles: int = 1 << 20
+    read_timeout_cycles: int = 1 << 16
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.read_timeout_cycles < self.timeout_cycles:
+            raise ValueError(
+                f"read_timeout_cycles must lie in 1..{self.timeout_cycles - 1} (below "
+                f"timeout_cycles), not {self.read_timeout_cycles}"
+            )
 
     @property
     def port_bits(self) -> int:

@@ -13,6 +13,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from screc_hw.axi import LiteSignature, ReadSignature, WriteSignature
+from screc_hw.axi.guard import ReadGuard
 from screc_hw.combiner.core import Combiner
 from screc_hw.compute.core import ComputeCore
 from screc_hw.device.control import (
@@ -69,8 +70,10 @@ class Device(wiring.Component):
     read all of it, the last status beat's response has arrived, and no memory core or the combiner
     holds anything any more (after a block that failed, partials may come later than its status,
     and must not meet those of the next run); where nothing moves for
-    ``host.timeout_cycles``, it is finished with ``TIMEOUT``, which holds until reset and ends every
-    later start at once. The control registers answer in any case.
+    ``host.timeout_cycles``, it is finished with ``TIMEOUT`` and ``RESET_NEEDED``, which hold until
+    reset and end every later start at once. A memory port that does not answer is answered for by
+    its :class:`ReadGuard`, so its block ends with a status well before that. The control registers
+    answer in any case.
 
     Parameters
     ----------
@@ -126,6 +129,16 @@ class Device(wiring.Component):
             memory=[MemoryCore(p.gather) for _ in range(p.memory)],
             compute=[ComputeCore(p.core) for _ in range(p.compute)],
         )
+        guards = [
+            ReadGuard(
+                data_bits=p.gather.port_bits,
+                address_bits=p.gather.address_bits,
+                id_bits=1,
+                timeout_cycles=p.host.read_timeout_cycles,
+                outstanding=p.gather.port_beats,
+            )
+            for _ in range(p.memory)
+        ]
         m.submodules.control = parts.control
         m.submodules.reader = parts.reader
         m.submodules.combiner = parts.combiner
@@ -138,16 +151,20 @@ class Device(wiring.Component):
         wiring.connect(m, wiring.flipped(self.control), parts.control.axil)
         wiring.connect(m, parts.reader.axi, wiring.flipped(self.host_read))
         wiring.connect(m, parts.writer.axi, wiring.flipped(self.host_write))
-        for gather, port in zip(parts.memory, self.gmem, strict=True):
-            wiring.connect(m, gather.axi, wiring.flipped(port))
+        for i, (gather, guard, port) in enumerate(
+            zip(parts.memory, guards, self.gmem, strict=True)
+        ):
+            m.submodules[f"guard_{i}"] = guard
+            wiring.connect(m, gather.axi, guard.i)
+            wiring.connect(m, guard.o, wiring.flipped(port))
         m.d.comb += self.interrupt.eq(parts.control.interrupt)
         _connect_streams(m, parts)
         _connect_config(m, parts)
         _connect_counters(m, parts)
-        self._run(m, parts)
+        self._run(m, parts, guards)
         return m
 
-    def _run(self, m: Module, parts: Parts) -> None:
+    def _run(self, m: Module, parts: Parts, guards: list[ReadGuard]) -> None:
         """Start the reader, watch the run, and say when it is finished."""
         control, reader, writer = parts.control, parts.reader, parts.writer
         m.submodules.watchdog = watchdog = Watchdog(self._params.host.timeout_cycles)
@@ -169,14 +186,26 @@ class Device(wiring.Component):
         ]
         for i, core in enumerate(parts.memory):
             m.d.comb += [core.base.eq(control.gmem[i]), core.clear.eq(control.start)]
+        # with lookups lost, the block ends by its status, not by its bags
+        m.d.sync += parts.combiner.abort.eq(Cat(core.lost for core in parts.memory).any())
         done = reader.done & writer.idle & _settled(m, parts)
         m.d.sync += control.finished.eq(0)
         with m.If(control.start):
             m.d.sync += running.eq(1)
         with m.Elif(running & (watchdog.expired | done)):
             m.d.sync += [running.eq(0), control.finished.eq(1)]
-        timeout = Mux(watchdog.expired, int(StatusBit.TIMEOUT), 0)
-        m.d.sync += control.status.eq(writer.status | timeout)
+        for_good = Mux(watchdog.expired, int(StatusBit.TIMEOUT | StatusBit.RESET_NEEDED), 0)
+        owing = Signal()
+        m.d.sync += [
+            owing.eq(Cat(guard.owing for guard in guards).any()),
+            writer.read_timeout.eq(
+                Cat(guard.expired | guard.owing for guard in guards).any()
+                | (writer.read_timeout & ~control.start)
+            ),
+            control.status.eq(
+                writer.status | for_good | Mux(owing, int(StatusBit.RESET_NEEDED), 0)
+            ),
+        ]
 
 
 def _settled(m: Module, parts: Parts) -> Value:

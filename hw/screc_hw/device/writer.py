@@ -228,7 +228,9 @@ class ResultWriter(wiring.Component):
         Base of all results, in bytes; a multiple of 64 (the lower bits are taken as 0).
     clock, range_errors : In(32)
         Running cycle count and count of lookups out of range, for the status beat.
-    read_error : In(1)
+    read_error, read_timeout : In(1)
+        A memory core's read failed, or its port did not answer; ``AXI_READ`` and ``TIMEOUT`` of
+        the blocks that end from then on.
     clear : In(1)
         Pulse before a run: forget ``status`` and ``done_blocks``.
     axi : Out(WriteSignature(data_bits=512))
@@ -248,6 +250,7 @@ class ResultWriter(wiring.Component):
     clock: Signal
     range_errors: Signal
     read_error: Signal
+    read_timeout: Signal
     clear: Signal
     axi: Any
     done_blocks: Signal
@@ -267,6 +270,7 @@ class ResultWriter(wiring.Component):
                 "clock": In(32),
                 "range_errors": In(32),
                 "read_error": In(1),
+                "read_timeout": In(1),
                 "clear": In(1),
                 "axi": Out(WriteSignature(data_bits=params.port_bits)),
                 "done_blocks": Out(32),
@@ -373,11 +377,12 @@ class ResultWriter(wiring.Component):
             with m.State("drain"):
                 with m.If(writer.quiet & commands.o.valid):
                     read = Mux(self.read_error, int(StatusBit.AXI_READ), 0)
+                    timeout = Mux(self.read_timeout, int(StatusBit.TIMEOUT), 0)
                     write = Mux(failed, int(StatusBit.AXI_WRITE), 0)
                     m.d.comb += commands.o.ready.eq(1)
                     m.d.sync += [
                         ending.eq(command),
-                        flags.eq(command.status | read | write),
+                        flags.eq(command.status | read | timeout | write),
                         elapsed.eq(self.clock - command.arrival),
                         ranges.eq(self.range_errors),
                     ]

@@ -171,6 +171,11 @@ class MemoryCoreParams:
         return 1 << (need - 1).bit_length()
 
     @property
+    def port_beats(self) -> int:
+        """Beats of rows and records that the core may have asked for and not received."""
+        return self.outstanding + self.section_beats
+
+    @property
     def acc_bits(self) -> int:
         """Signed width of a pooled component, see ``numerics.pooled_bits``."""
         return pooled_bits(
@@ -226,9 +231,10 @@ class MemoryCoreParams:
         """Steady-state cycles for ``lookups`` rows of ``row_beats`` beats, means over all rows.
 
         The slowest of: one lookup per cycle; one beat of the port per cycle, which the lookup
-        records share; a lane's pieces; a pool's pieces; one slice of a partial per cycle; and, as
-        the bursts that ``outstanding`` beats allow are under way for ``latency`` cycles (request
-        accepted to first data beat) and their own length, a slow memory.
+        records share; a lane's pieces, or its beats on chip; a pool's pieces; one slice of a
+        partial per cycle; and, as the bursts that ``outstanding`` beats allow are under way for
+        ``latency`` cycles (request accepted to first data beat) and their own length, a slow
+        memory.
 
         Parameters
         ----------
@@ -247,12 +253,13 @@ class MemoryCoreParams:
         """
         pieces = slices if row_cycles is None else row_cycles
         dram = lookups * (1 - onchip)
+        fast = lookups - dram
         port = dram * row_beats + (lookups * RECORD_BYTES / self.beat_bytes if records else 0)
         bursts = max(1.0, self.outstanding // max(row_beats, 1.0))
         # places left over by whole rows are part of the next one's
         spare = self.outstanding % row_beats if row_beats else 0.0
         flight = (latency + CREDIT_LOOP_CYCLES + row_beats - spare) / bursts
-        lane = max(dram, lookups - dram) * pieces
+        lane = max(dram * pieces, fast * pieces, fast * row_beats)
         pool = lookups * slices if self.pool_beats == 1 else lane
         return max(lookups, port, lane, pool, partials, dram * flight)
 
@@ -276,6 +283,11 @@ class MemoryCoreParams:
             + memory_blocks(self.section_beats, self.port_bits)
             + memory_blocks(self.max_features, descriptor_bits)
             + (memory_blocks(self.max_slices, sums) if self.max_slices > 1 else Resources())
+            + (
+                memory_blocks(self.onchip_beats, self.port_bits)
+                if self.onchip_beats
+                else Resources()
+            )
         )
         return memories + Resources(
             # control; record shift register and word selection; nibbles; adder, skid buffer

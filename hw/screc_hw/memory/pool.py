@@ -139,7 +139,7 @@ class Pool(wiring.Component):
         # the piece whose sum so far is being read
         first = Signal(self._lanes, init=-1)  # the lane's next lookup opens a partial
         counts = [Signal(count_width, name=f"count_{i}") for i in range(self._lanes)]  # before it
-        held = Signal(value_layout(p), reset_less=True)
+        held: Any = Signal(value_layout(p), reset_less=True)
         held_valid, held_fresh, held_again = Signal(), Signal(), Signal()
         held_count = Signal(count_width, reset_less=True)
         lane = piece.lane if self._lanes > 1 else Const(0)

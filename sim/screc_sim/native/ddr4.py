@@ -133,6 +133,12 @@ class Ddr4:
         """Part of the time that refreshes take."""
         return self.trfc_ns / self.trefi_ns
 
+    @property
+    def trc(self) -> int:
+        """Clocks from activate to activate of a bank; each of its parts is rounded, too."""
+        parts = self.clocks(self.tras_ns) + self.clocks(self.trp_ns)
+        return max(self.clocks(self.tras_ns + self.trp_ns), parts)
+
     def tfaw_gb_per_s(self, accesses_per_activate: float = 1) -> float:
         """Bound by four activates per window, refreshes left out."""
         window = self.clocks(self.tfaw_ns) * self.tck_ps / 1000
@@ -140,7 +146,7 @@ class Ddr4:
 
     def trc_gb_per_s(self, accesses_per_activate: float = 1) -> float:
         """Bound by every bank activated as often as it can be, refreshes left out."""
-        trc = self.clocks(self.tras_ns + self.trp_ns) * self.tck_ps / 1000
+        trc = self.trc * self.tck_ps / 1000
         return self.bank_groups * self.banks * accesses_per_activate * ACCESS_BYTES / trc
 
     def accesses_per_activate(self, row_bytes: int) -> float:
@@ -170,7 +176,7 @@ class Ddr4:
             "trp": self.clocks(self.trp_ns),
             "tcl": self.cl,
             "tras": self.clocks(self.tras_ns),
-            "trc": self.clocks(self.tras_ns + self.trp_ns),
+            "trc": self.trc,
             "trtp": self.clocks(self.trtp_ns, 4),
             "trrd_s": self.clocks(self.trrd_s_ns, 4),
             "trrd_l": self.clocks(self.trrd_l_ns, 4),

@@ -287,6 +287,7 @@ class GatherCase:
         if onchip.any():
             place = self.onchip_bases[feature] + ranks[onchip] * stride
             raw[onchip] = self.onchip[place[:, None] + span]
+        raw[~valid] = 0
         codes = raw[:, : table.dim * row.bits // 8]
         if row.bits == 4:
             codes = np.stack([codes & 15, codes >> 4], axis=2).reshape(len(ranks), -1)

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +194,7 @@ def _words(bits: int) -> int:
 
 
 def pack_words(
-    fields: dict[str, tuple[int, int]], columns: dict[str, NDArray[np.int64]], bits: int
+    fields: dict[str, tuple[int, int]], columns: Mapping[str, NDArray[np.integer]], bits: int
 ) -> NDArray[np.uint32]:
     """Pack columns into rows of 32-bit words; a field has at most 64 bits."""
     count = len(next(iter(columns.values())))
@@ -248,8 +248,7 @@ def _ports_header(params: MemoryCoreParams, ports: Sequence[str]) -> str:
         f"using Model = V{TOP};",
         *(f"constexpr uint32_t {name} = {value};" for name, value in constants.items()),
     ]
-    for port in ports:
-        lines.append(f"#define PORT_{port.replace('__', '_')} {port.replace('__', '___05F')}")
+    lines += [f"#define PORT_{p.replace('__', '_')} {p.replace('__', '___05F')}" for p in ports]
     return "\n".join(lines) + "\n"
 
 
@@ -308,7 +307,7 @@ def build_program(name: str, *, cache: Path | None = None) -> Path:
     return folder / name
 
 
-def _once(folder: Path, compile_it: Any) -> float:
+def _once(folder: Path, compile_it: Callable[[], None]) -> float:
     """Run ``compile_it`` unless it was done; return the seconds that it took."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     done = folder / "done"

@@ -44,8 +44,10 @@ class EncodedBlock:
     ``queue``: the block itself. ``sections``: lookup records of each memory core, whole beats of
     its port, to be placed where ``section_beats`` said. ``staged``: bytes to be in the staging
     rings before the block starts. ``result_beats``: beats that the device writes for it, status
-    beat included. ``staged_rows`` distinct SSD rows come with ``staged_pages`` 4 KiB reads for
-    ``staged_lookups`` lookups; ``seconds`` is the processor time of one core that encoding took.
+    beat included. ``row_beats``: beats of rows that the lookups read on the cores' ports, all but
+    those of on-chip rows. ``staged_rows`` distinct SSD rows come with ``staged_pages`` 4 KiB reads
+    for ``staged_lookups`` lookups; ``seconds`` is the time of one processor core that encoding
+    took.
     """
 
     block_id: int
@@ -55,6 +57,7 @@ class EncodedBlock:
     staged: tuple[StagedWrite, ...]
     result_beats: int
     lookups: int
+    row_beats: int
     staged_lookups: int
     staged_rows: int
     staged_pages: int
@@ -114,6 +117,8 @@ class RequestEncoder:
         self._table = np.array([f.table for f in shape.features], np.int64)
         resident = np.array([t.resident_rows for t in layout.tables], np.int64)
         self._resident_rows = resident[self._table]
+        self._onchip_rows = np.array([t.onchip_rows for t in layout.tables], np.int64)[self._table]
+        self._row_beats = np.array([t.row_beats for t in layout.tables], np.int64)[self._table]
         self._shift = np.array([t.shift for t in layout.tables], np.int64)[self._table]
 
     @classmethod
@@ -174,6 +179,7 @@ class RequestEncoder:
         lookups = self._rank(batch)
         place = _sample_major(lookups)
         staged_mask = lookups.rank >= self._resident_rows[lookups.feature]
+        onchip = lookups.rank < self._onchip_rows[lookups.feature]
         staged = self._stager.stage(
             self._table[lookups.feature[staged_mask]], lookups.rank[staged_mask]
         )
@@ -213,6 +219,7 @@ class RequestEncoder:
             staged=staged.writes,
             result_beats=1 + -(-padded * RECORD_BYTES // BEAT_BYTES),
             lookups=len(records),
+            row_beats=int(self._row_beats[lookups.feature[~onchip]].sum()),
             staged_lookups=int(np.count_nonzero(staged_mask)),
             staged_rows=staged.rows,
             staged_pages=staged.pages,

@@ -110,7 +110,11 @@ def _times(
 ) -> tuple[dict[str, float], float]:
     """Seconds per sample of each resource, and page reads per sample."""
     budget, batch = problem.budget, problem.batch
-    pattern = make_pattern(problem.shape, budget, batch, params)
+    onchip = {table.table: table.onchip_rows for table in device.tables}
+    pattern = dataclasses.replace(
+        make_pattern(problem.shape, budget, batch, params),
+        onchip=tuple(onchip[table.shape.name] for table in problem.tables),
+    )
     reads = beats = 0.0
     for table, first in zip(problem.tables, dram_rows, strict=True):
         rates = table.rates
@@ -138,7 +142,8 @@ def _imbalance(device: DevicePlan, tables: Sequence[TableDemand]) -> float:
             if r.tier != "dram" or r.core is None:
                 continue
             of, take = (r.stripe.of, r.stripe.take) if r.stripe else (1, (0,))
-            by_residue = rates.residue_loads(r.last, of)
-            loads[r.core] += sum(by_residue[residue] for residue in take) * table.row_beats
+            by_residue = rates.residue_loads(r.last, of) - rates.residue_loads(r.first, of)
+            mine = sum(by_residue[(residue + r.first) % of] for residue in take)
+            loads[r.core] += mine * table.row_beats
     mean = float(loads.mean())
     return float(loads.max()) / mean if mean > 0 else 1.0

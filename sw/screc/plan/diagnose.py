@@ -36,7 +36,7 @@ def explain_capacity(problem: Problem) -> PlanError | None:
             ],
         )
     dram_only = [table for table in problem.tables if not table.ssd]
-    ssd_only = [table for table in problem.tables if not table.dram]
+    ssd_only = [table for table in problem.tables if table.ssd and not table.dram]
     staging = problem.staging_slack if problem.bytes > budget.dram_bytes or ssd_only else 0
     in_dram = _bytes(dram_only) + staging
     if in_dram > budget.dram_bytes:

@@ -41,7 +41,8 @@ class Pattern:
     """Cores that fit: their parameters, what they use, and how long a sample keeps each busy.
 
     ``used`` counts by resource; ``size`` is the mean share of the device's limits; ``seconds`` per
-    sample by part of the device; ``latency`` seconds of one batch alone.
+    sample by part of the device; ``latency`` seconds of one batch alone; ``onchip`` rows per table
+    that are kept on chip, none where it is empty.
     """
 
     params: DeviceParams
@@ -49,6 +50,7 @@ class Pattern:
     size: float
     seconds: Mapping[str, float]
     latency: float
+    onchip: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:

@@ -39,6 +39,9 @@ def make_plan(problem: Problem, solution: Solution) -> Plan:
         If the placed plan breaks a capacity: a fault of the planner.
     """
     params = solution.pattern.params
+    onchip = solution.pattern.onchip or (0,) * len(problem.tables)
+    # hot rows are on chip even where the solver had moved them to SSD
+    resident = tuple(max(parts) for parts in zip(solution.dram_rows, onchip, strict=True))
     device = DevicePlan(
         kind=problem.budget.kind,
         cores=CoreCounts(memory=params.memory, compute=params.compute),
@@ -46,27 +49,31 @@ def make_plan(problem: Problem, solution: Solution) -> Plan:
             rows=params.core.rows,
             columns=params.core.columns,
             outstanding=params.gather.outstanding,
+            onchip_beats=params.gather.onchip_beats,
         ),
-        staging_bytes=staging_bytes(problem, solution.dram_rows),
+        staging_bytes=staging_bytes(problem, resident),
         utilisation={},
         tables=tuple(
             TablePlan(
                 table=table.shape.name,
                 # the hottest rank of each table goes to another core than that of the one before
-                ranges=table_ranges(table.shape.rows, rows, params.memory, index % params.memory),
+                ranges=table_ranges(
+                    table.shape.rows, rows, params.memory, index % params.memory, onchip=kept
+                ),
             )
-            for index, (table, rows) in enumerate(
-                zip(problem.tables, solution.dram_rows, strict=True)
+            for index, (table, rows, kept) in enumerate(
+                zip(problem.tables, resident, onchip, strict=True)
             )
         ),
     )
     checked: Checked = check(device, params, problem)
+    bound = min(solution.bound, checked.value)
     return Plan(
         objective="throughput",
         batch=problem.batch,
-        bound=solution.bound,
+        bound=bound,
         value=checked.value,
-        gap=abs(checked.value - solution.bound) / solution.bound,
+        gap=(checked.value - bound) / bound,
         solve_seconds=solution.seconds,
         bottleneck=checked.bottleneck,
         per_sample=dict(checked.per_sample),

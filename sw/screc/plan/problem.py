@@ -32,6 +32,7 @@ class TableDemand:
     rates: RateCurve
     dram: bool = True
     ssd: bool = True
+    onchip: bool = False
 
     @property
     def stride(self) -> int:
@@ -76,13 +77,16 @@ class Problem:
     def dram_seconds(self, pattern: Pattern) -> float:
         """Seconds per sample that row reads and request streams keep the channels busy.
 
-        Every lookup reads its row from DRAM, a staged one too. A memory core uses one channel.
+        Every lookup but those of on-chip rows reads its row from DRAM, a staged one too. A memory
+        core uses one channel.
         """
         channels = min(self.budget.channels, pattern.params.memory)
         rows = 0.0
-        for table in self.tables:
+        onchip = pattern.onchip or (0,) * len(self.tables)
+        for table, first in zip(self.tables, onchip, strict=True):
             size = table.row_beats * BEAT_BYTES
-            rows += table.rates.lookups * size / self.budget.random_rate(size)
+            lookups = table.rates.tail(table.rates.rates, first)
+            rows += lookups * size / self.budget.random_rate(size)
         return (rows + self.streamed_bytes / self.budget.streamed_rate) / channels
 
     @property

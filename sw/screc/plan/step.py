@@ -11,6 +11,7 @@ from screc.devices import resolve_device
 from screc.errors import ConfigError
 from screc.flow import Context
 from screc.plan.budget import Budget
+from screc.plan.onchip import with_onchip
 from screc.plan.patterns import Pins, enumerate_patterns
 from screc.plan.place import make_plan
 from screc.plan.problem import Problem, TableDemand
@@ -20,8 +21,11 @@ from screc.plan.solve import solve
 from screc.stats import TableStats, read_stats
 from screc_hw.model import ModelShape, TableShape
 
-TIERS = ("dram", "ssd")
+TIERS = ("onchip", "dram", "ssd")
 """Tiers that are built so far."""
+
+DEFAULT_TIERS = ("dram", "ssd")
+"""Tiers of a table that names none; on-chip rows only where they are asked for, so far."""
 
 
 def write_plan(ctx: Context) -> None:
@@ -66,23 +70,25 @@ def make_problem(config: Config, shape: ModelShape, stats: Sequence[TableStats])
     plan, pins = config.plan, config.plan.cores
     budget = Budget(resolve_device(config.device[0]))
     measured = measured_shape(shape, stats)
+    tables = [
+        make_demand(table, table_stats, _wish(config, table.name))
+        for table, table_stats in zip(measured.tables, stats, strict=True)
+    ]
+    patterns = enumerate_patterns(
+        measured,
+        budget,
+        plan.batch,
+        Pins(
+            memory=pins.memory if plan.split else 1,
+            compute=pins.compute,
+            rows=pins.rows,
+            columns=pins.columns,
+        ),
+    )
     return Problem(
         shape=measured,
-        tables=[
-            make_demand(table, table_stats, _wish(config, table.name))
-            for table, table_stats in zip(measured.tables, stats, strict=True)
-        ],
-        patterns=enumerate_patterns(
-            measured,
-            budget,
-            plan.batch,
-            Pins(
-                memory=pins.memory if plan.split else 1,
-                compute=pins.compute,
-                rows=pins.rows,
-                columns=pins.columns,
-            ),
-        ),
+        tables=tables,
+        patterns=with_onchip(measured, tables, patterns, budget, plan.batch),
         budget=budget,
         batch=plan.batch,
         max_seconds=None if plan.rate is None else 1 / plan.rate,
@@ -110,14 +116,15 @@ def make_demand(table: TableShape, stats: TableStats, wish: PlanTable | None) ->
         unseen = stats.unseen_lookups / samples
     else:
         counts, samples, unseen = stats.hot_counts, max(stats.profile_samples, 1), 0.0
-    tiers: Sequence[str] = TIERS
+    tiers: Sequence[str] = DEFAULT_TIERS
     if wish is not None:
-        tiers = (wish.pin,) if wish.pin else wish.tiers or TIERS
+        tiers = (wish.pin,) if wish.pin else wish.tiers or DEFAULT_TIERS
     return TableDemand(
         shape=table,
         rates=RateCurve.from_counts(counts, samples, table.rows, unseen),
         dram="dram" in tiers,
         ssd="ssd" in tiers,
+        onchip="onchip" in tiers,
     )
 
 
@@ -159,7 +166,13 @@ def _check_wish(wish: PlanTable, field: str, *, has_ssd: bool) -> None:
         wrong = [tier for tier in tiers if tier not in TIERS]
         if wrong:
             raise ConfigError(
-                f'table {wish.name!r}: must be "dram" or "ssd" so far, not "{wrong[0]}"',
+                f'table {wish.name!r}: must be "onchip", "dram" or "ssd" so far, not "{wrong[0]}"',
+                field=f"{field}.{key}",
+            )
+        if set(tiers) == {"onchip", "ssd"}:
+            raise ConfigError(
+                f'table {wish.name!r}: its hottest rows alone fit on chip; "onchip" and "ssd" need '
+                '"dram" too',
                 field=f"{field}.{key}",
             )
         if tiers and set(tiers) == {"ssd"} and not has_ssd:

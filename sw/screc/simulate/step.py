@@ -184,12 +184,11 @@ def _lookups(
     blocks = workload.blocks
     tables = [ctx.shape.tables[feature.table] for feature in ctx.shape.features]
     counts = [len(bags.ids) for bags in batch.bags]
-    beat = params.gather.beat_bytes
     lookups = sum(block.lookups for block in blocks)
     seconds = sum(block.seconds for block in blocks)
     return {
         "lookups": lookups,
-        "row_beats": sum(n * t.row_beats(beat) for n, t in zip(counts, tables, strict=True)),
+        "row_beats": sum(block.row_beats for block in blocks),
         "row_slices": sum(
             n * t.dim // params.gather.lanes for n, t in zip(counts, tables, strict=True)
         ),
