@@ -59,7 +59,8 @@ class PieceMerge(wiring.Component):
         grant = Signal(self._lanes)
         turn = Signal(range(self._lanes))  # the lane that comes first
         locked = Signal()  # no other comes at all
-        m.d.comb += advance.eq(~self.o.valid | self.o.ready)
+        payload: Any = Signal(self.o.payload.shape(), reset_less=True)
+        m.d.comb += [advance.eq(~self.o.valid | self.o.ready), self.o.payload.eq(payload)]
         for offset in reversed(range(self._lanes)):
             for first in range(self._lanes):
                 lane = (first + offset) % self._lanes
@@ -75,8 +76,8 @@ class PieceMerge(wiring.Component):
                 m.d.sync += [
                     locked.eq(locks),
                     turn.eq(Mux(locks, lane, (lane + 1) % self._lanes)),
-                    self.o.payload.lane.eq(lane),
-                    *(self.o.payload[name].eq(piece.payload[name]) for name, _ in piece.p.shape()),
+                    payload.lane.eq(lane),
+                    *(payload[name].eq(piece.payload[name]) for name, _ in piece.p.shape()),
                 ]
         return m
 
@@ -139,7 +140,7 @@ class Pool(wiring.Component):
         # the piece whose sum so far is being read
         first = Signal(self._lanes, init=-1)  # the lane's next lookup opens a partial
         counts = [Signal(count_width, name=f"count_{i}") for i in range(self._lanes)]  # before it
-        held = Signal(value_layout(p), reset_less=True)
+        held: Any = Signal(value_layout(p), reset_less=True)
         held_valid, held_fresh, held_again = Signal(), Signal(), Signal()
         held_count = Signal(count_width, reset_less=True)
         lane = piece.lane if self._lanes > 1 else Const(0)
@@ -162,7 +163,8 @@ class Pool(wiring.Component):
                             with m.Case(i):
                                 m.d.sync += counts[i].eq(Mux(piece.last, 0, now))
 
-        result = self.o.payload
+        result: Any = Signal(self.o.payload.shape(), reset_less=True)
+        m.d.comb += self.o.payload.eq(result)
         so_far = result.acc
         if p.max_slices * self._lanes > 1:
             stored = self._store(
