@@ -94,7 +94,8 @@ class Dequantise(wiring.Component):
         bias3 = delay(_place(bias2, Cat(Const(0, 3), delay(place1[3:], 1)), p.acc_bits), 1)
         active3 = delay(piece.active, 3)
         biases4 = [delay(Mux(active3[half], bias3, 0), 1) for half in range(p.halves)]
-        value = self.o.payload
+        value: Any = Signal(self.o.payload.shape(), reset_less=True)
+        m.d.comb += self.o.payload.eq(value)
         for lane in range(p.lanes):
             # 2-4: the product, in the multiplier's own registers
             code2 = delay(piece.data[lane], 2)
