@@ -127,9 +127,9 @@ def traffic(kind, seed, *, bags=40, wrong=0.0):
 def straddling():
     """Rows of three beats with a 4 KiB boundary before, within and behind them."""
     base = 2 * BOUNDARY - 32
-    bench = LaneBench(PARAMS["shared"], [Table(48, last=90, base=base)])
+    bench = LaneBench(PARAMS["shared"], [Table(48, last=180, base=base)])
     bench.section(
-        [record for i in range(12) for record in bag(i % 4, 0, [0, 85, i, 86, 84])], samples=4
+        [record for i in range(12) for record in bag(i % 4, 0, [0, 171, i, 172, 170])], samples=4
     )
     return bench
 
@@ -226,13 +226,14 @@ def test_rows_of_three_beats_that_straddle_4_kib_are_cut_there(played, simulator
     outcome = played(simulator, "shared")["straddling"]
     rows = [(address, beats) for ident, address, beats in outcome.requests if ident == 1]
     first = BASE + 2 * BOUNDARY
-    # row 0 has two beats before the boundary, row 85 one: 84 and 86 lie beside it
+    # row 0 has two beats before a boundary; row 171 one, and 170 and 172 lie beside it
     assert (first - 32, 2) in rows
     assert (first, 1) in rows
-    assert (first + BOUNDARY - 16, 1) in rows
-    assert (first + BOUNDARY, 2) in rows
-    assert (first + BOUNDARY - 64, 3) in rows
-    assert (first + BOUNDARY + 32, 3) in rows
+    second = first + 2 * BOUNDARY
+    assert (second - 16, 1) in rows
+    assert (second, 2) in rows
+    assert (second - 64, 3) in rows
+    assert (second + 32, 3) in rows
     assert outcome.faults == []
 
 
