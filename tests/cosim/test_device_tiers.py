@@ -9,7 +9,7 @@ from tests.cosim.test_device import CALM, ROUGH, check_exact
 pytestmark = pytest.mark.cosim
 
 ONE = {"rows": 4, "columns": 8}
-TIERS = {**ONE, "memory": 2, "onchip_beats": 256}
+TIERS = {**ONE, "memory": 2, "onchip_beats": 512}
 POOLS = {**TIERS, "pool_beats": 2}
 
 
