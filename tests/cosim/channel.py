@@ -1,4 +1,4 @@
-"""Memory cores on one AXI4 channel, as a device has them: an arbiter and a guard before the port."""
+"""Memory cores on one AXI4 channel, as a device has them: an arbiter, a guard, the port."""
 
 from __future__ import annotations
 

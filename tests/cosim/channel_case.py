@@ -89,11 +89,15 @@ class Scenario:
 
 @dataclasses.dataclass
 class Played:
-    """What came out: raw partials and final counters per core, requests (ID, address, beats)."""
+    """What came out: raw partials and final counters per core, requests (ID, address, beats).
+
+    ``most``: the most beats that each ID was owed; ``expired``, ``owing``: cycles of the guard's.
+    """
 
     partials: list[list[int]]
     counters: list[dict[str, int]]
     requests: list[tuple[int, int, int]]
+    most: dict[int, int]
     faults: list[str]
     cycles: int
     expired: int
@@ -181,7 +185,7 @@ def split(bench: LaneBench, partials: list[Partial]) -> dict[str, list[Partial]]
     return lanes
 
 
-def check(scenario: Scenario, played: Played, *, beats: bool = True) -> list[dict[str, str]]:
+def check(scenario: Scenario, played: Played) -> list[dict[str, str]]:
     """Compare with the model; return the digests of every core's lanes."""
     assert played.faults == []
     assert played.errors_cleared
@@ -197,6 +201,8 @@ def check(scenario: Scenario, played: Played, *, beats: bool = True) -> list[dic
         assert counters["lookups"] == bench.lookups
         assert counters["idle"] == 1
         assert counters["axi_error"] == int(bool(scenario.errors))
+        assert played.most.get(2 * index, 0) <= bench.params.section_beats
+        assert played.most.get(2 * index + 1, 0) <= bench.params.outstanding
         if bench.params.tiers == ("dram",):
             mine = sum(beats for ident, _, beats in played.requests if ident >> 1 == index)
             assert counters["beats"] == mine

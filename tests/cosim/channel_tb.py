@@ -45,7 +45,8 @@ def chances(probability: float, seed: str) -> Any:
 class ChannelMemory(AxiSlaveRead):
     """Memory with a random latency per burst, IDs in any order; checks what it is asked.
 
-    ``requests`` are (ID, address, beats); ``faults`` broken rules.
+    ``requests`` are (ID, address, beats); ``most`` the most beats that an ID was owed; ``faults``
+    broken rules.
     """
 
     def __init__(self, dut: Any) -> None:
@@ -53,6 +54,7 @@ class ChannelMemory(AxiSlaveRead):
         self.requests: list[tuple[int, int, int]] = []
         self.faults: list[str] = []
         self.beats = 0
+        self.most: dict[int, int] = {}
         self._queues: dict[int, deque[tuple[int, int, int, bool]]] = {}
         self._order: deque[int] = deque()
         self._rng = random.Random(0)
@@ -66,7 +68,7 @@ class ChannelMemory(AxiSlaveRead):
         """Start anew, with the timing of ``scenario``."""
         assert not any(self._queues.values()), "beats of the scenario before are owed"
         self.scenario, self._cycle, self.beats = scenario, 0, 0
-        self.requests, self.faults = [], []
+        self.requests, self.faults, self.most = [], [], {}
         self._rng = random.Random(scenario.seed)
         seed = f"{scenario.seed}"
         self.ar_channel.set_pause_generator(chances(scenario.ar_stall, seed + " ar"))
@@ -89,6 +91,7 @@ class ChannelMemory(AxiSlaveRead):
             for beat in range(beats):
                 queue.append((due, address + beat * self.byte_lanes, beat, beat == beats - 1))
                 self._order.append(ident)
+            self.most[ident] = max(self.most.get(ident, 0), len(queue))
 
     def _check(self, ident: int, address: int, beats: int, size: int, burst: int) -> None:
         assert self.scenario is not None
@@ -278,6 +281,7 @@ async def play(dut: Any, memory: ChannelMemory, scenario: Scenario) -> Played:
         partials=[driver.partials.taken for driver in drivers],
         counters=[{name: driver.value(name) for name in COUNTERS} for driver in drivers],
         requests=memory.requests,
+        most=memory.most,
         faults=faults + (["nothing came any more"] if still > PATIENCE_CYCLES else []),
         cycles=cycles,
         expired=expired,

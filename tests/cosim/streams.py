@@ -76,7 +76,11 @@ class StreamSink:
             if ready != driven:
                 self._ready.value = driven = ready
             if self._valid.value == 1:
-                payload = int(self._payload.value)
+                value = self._payload.value
+                if not value.is_resolvable:
+                    self.faults.append(f"{self._name}: payload is {value}")
+                    return
+                payload = int(value)
                 if held is not None and payload != held:
                     self.faults.append(f"{self._name}: payload changed before the transfer")
                 held = None if ready else payload
