@@ -24,6 +24,7 @@ def case(tmp_path, capsys):
 
 
 @pytest.mark.cosim
+@pytest.mark.slow
 def test_an_imported_model_is_bit_exact(case, capsys):
     config, out = case / "config.toml", case / "out"
     summary = run(config, out, "simulate.simulator=icarus", "simulate.samples=20")
