@@ -48,12 +48,19 @@ def _memory(width: int, depth: int) -> Resources:
     return blocks + _registers(0 if blocks.bram36 or blocks.uram else width)
 
 
-def _queue(width: int, depth: int, *, reserved: bool = False) -> Resources:
-    """A ``stream.DeepQueue``: memory, two registers and a choice; pointers and level."""
+def _queue(
+    width: int, depth: int, *, reserved: bool = False, stored: int | None = None
+) -> Resources:
+    """A ``stream.DeepQueue``: memory, two registers and a choice; pointers and level.
+
+    ``stored``: its memory's width where it has bits that nobody reads, ``width`` if None.
+    """
     entries = 1 << _bits(depth)
     pointer = _bits(entries)
     control = _registers(3 * pointer + 6 + (not reserved), 2 * pointer + 12)
-    return _memory(width, entries) + _registers(2 * width, width) + control
+    memory = memory_blocks(entries, stored or width)
+    output = 0 if memory.bram36 else width  # LUT RAM's is in flip-flops
+    return memory + _registers(2 * width + output, width) + control
 
 
 class _Cost:
@@ -109,14 +116,13 @@ class _Cost:
         p = self._p
         beat = RECORD_BITS * p.records_per_beat
         # beats left, next beat, burst and section; their steps
-        reader = _registers(32 + 2 * self._address + 4 + 64 + 4, 2 * self._address + 55)
+        reader = _registers(32 + 2 * self._address + 4 + 64 + 4, 2 * self._address + 30)
         # address, length, free places
         fetch = _registers(self._address + 15, 20)
         # word that shifts; lookups left in the section
-        unpacker = _registers(beat + 64 + 32 + 6, beat + 45)
-        fifo = _queue(beat, p.section_beats, reserved=True)
-        # the word's choice takes in the queue's
-        return reader + fetch + unpacker + fifo + _registers(0, -beat)
+        unpacker = _registers(beat + 64 + 32 + 6, beat - RECORD_BITS + 45)
+        fifo = _queue(beat, p.section_beats, reserved=True, stored=p.port_bits)
+        return reader + fetch + unpacker + fifo
 
     def _port(self) -> Resources:
         """Arbiter of records and rows: skid buffer and choice of addresses; beats."""
@@ -148,7 +154,7 @@ class _Cost:
         tier = _registers(2 + 32 + 64 + 10, 75 + 36 + 32 + 6)
         # delays longer than two cycles are shift registers
         shifted = self._bag + 60 + self._rowwise
-        common = _registers(430, 310 + shifted)
+        common = _registers(430, 200 + shifted)
         return memories + loaded + len(p.tiers) * tier + common + Resources(dsp=2)
 
     def _bound(self) -> Resources:
