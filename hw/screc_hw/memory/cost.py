@@ -42,10 +42,17 @@ def _skid(width: int, control: int = 5) -> Resources:
     return _registers(2 * width + 2, width + control)
 
 
+def _blocks(width: int, depth: int) -> Resources:
+    """A memory as Yosys maps it: two narrow LUT RAMs rather than a block."""
+    if 64 < depth <= 128 and width <= 7:
+        return 2 * memory_blocks(64, width)
+    return memory_blocks(depth, width)
+
+
 def _memory(width: int, depth: int) -> Resources:
     """A memory with a registered output, which LUT RAM has in flip-flops."""
-    blocks = memory_blocks(depth, width)
-    return blocks + _registers(0 if blocks.bram36 or blocks.uram else width)
+    blocks = _blocks(width, depth)
+    return blocks + _registers(0 if blocks.bram36 else width)
 
 
 def _queue(
@@ -58,7 +65,7 @@ def _queue(
     entries = 1 << _bits(depth)
     pointer = _bits(entries)
     control = _registers(3 * pointer + 6 + (not reserved), 2 * pointer + 12)
-    memory = memory_blocks(entries, stored or width)
+    memory = _blocks(stored or width, entries)
     output = 0 if memory.bram36 else width  # LUT RAM's is in flip-flops
     return memory + _registers(2 * width + output, width) + control
 
@@ -205,7 +212,8 @@ class _Cost:
         """The memory in columns of a LOAD word; its registers, one per bank."""
         p = self._p
         banks = -(-p.onchip_beats // URAM_DEPTH)
-        column = memory_blocks(max(2, min(p.onchip_beats, URAM_DEPTH)), WORD_BITS)
+        # never LUT RAM, whose least depth a block of 512 has
+        column = memory_blocks(max(512, min(p.onchip_beats, URAM_DEPTH)), WORD_BITS)
         words = p.port_bits // WORD_BITS
         chosen = _registers(p.port_bits, p.port_bits * -(-banks // 4)) if banks > 1 else Resources()
         # LOAD word, address, places
