@@ -237,7 +237,7 @@ class AxiRead:
         self._data = self.port.handle("RDATA")
         self._beat_bytes = len(self._data) // 8
         self._answers = Answers(timing, prefix)
-        self._requests = AddressChannel(self.port, "AR", self._beat_bytes, self._answers.add)
+        self._requests = AddressChannel(self.port, "AR", self._beat_bytes, self._accept)
         self._random = random.Random(f"{timing.seed} {prefix} R")
         self._valid = self.port.line("RVALID")
         self._id = self.port.line("RID")
@@ -249,6 +249,12 @@ class AxiRead:
         """Serve the port from now on."""
         cocotb.start_soon(self._requests.run())
         cocotb.start_soon(self._serve())
+
+    def _accept(self, burst: Burst) -> None:
+        """Queue a burst, later where the memory says so."""
+        late = self._memory.lateness(burst.address, burst.beats * self._beat_bytes)
+        due = burst.due + late * self.port.clock.period
+        self._answers.add(dataclasses.replace(burst, due=due))
 
     async def _serve(self) -> None:
         clock = self.port.clock

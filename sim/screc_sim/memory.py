@@ -90,6 +90,7 @@ class DeviceMemory:
         self._views: list[memoryview] = []
         self._bases: list[int] = []
         self._faults: list[tuple[int, int]] = []
+        self._late: list[tuple[int, int, int]] = []
 
     @property
     def regions(self) -> tuple[Region, ...]:
@@ -164,6 +165,19 @@ class DeviceMemory:
     def fail(self, address: int, length: int = 1) -> None:
         """Answer every access that touches ``length`` bytes at ``address`` with SLVERR."""
         self._faults.append((address, address + length))
+
+    def delay(self, address: int, length: int, cycles: int) -> None:
+        """Answer the first read that touches ``length`` bytes at ``address`` late."""
+        self._late.append((address, address + length, cycles))
+
+    def lateness(self, address: int, length: int) -> int:
+        """Cycles by which this read is to be answered late; counts as its first."""
+        for entry in self._late:
+            first, last, cycles = entry
+            if first < address + length and address < last:
+                self._late.remove(entry)
+                return cycles
+        return 0
 
     def place(self, address: int, data: bytes) -> None:
         """Write as the host does, into any region.

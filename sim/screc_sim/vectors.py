@@ -55,20 +55,29 @@ class Placement:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Start:
-    """One ``ap_start``: place bytes, then run ``size`` bytes of queue at ``queue``."""
+    """One ``ap_start``: place bytes, then run ``size`` bytes of queue at ``queue``.
+
+    ``wait`` cycles pass first.
+    """
 
     queue: int
     size: int
     place: tuple[Placement, ...] = ()
+    wait: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fault:
-    """Accesses of ``port`` that touch ``length`` bytes at ``address`` are answered SLVERR."""
+    """Accesses of ``port`` that touch ``length`` bytes at ``address`` are answered SLVERR.
+
+    With ``delay``, the first read that touches them is answered right, but that many cycles late,
+    and what follows it on the port waits.
+    """
 
     port: str
     address: int
     length: int = 1
+    delay: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,11 @@
 """The whole device as emitted, on both simulators: bit-exact, whatever the memory's timing."""
 
+import dataclasses
 import struct
 
 import pytest
 
+from screc_hw.device.params import HostParams
 from screc_hw.protocol import BEAT_BYTES, Header, Status, StatusBit
 from screc_sim.memory import Timing
 from screc_sim.vectors import Fault, read_block
@@ -157,6 +159,36 @@ def test_a_read_error_ends_in_a_status_and_not_in_a_hang(tmp_path, simulator, po
     assert last["finished"]
     assert last["status"] & StatusBit.AXI_READ
     assert not run.verdict.bit_exact
+
+
+@pytest.mark.parametrize("what", ["rows", "records"])
+@pytest.mark.parametrize("recovers", [True, False])
+def test_a_memory_port_that_stops_ends_its_block_not_the_device(tmp_path, what, recovers):
+    delay = 3_000 if recovers else 10_000_000
+    case = compile_case(tmp_path, DOT, host=HostParams(read_timeout_cycles=400), **SMALL)
+    records = case.encoder.layout.cores[0].lookup_offset
+
+    def change(folder, job):
+        first, length = (records, 1) if what == "records" else (0, records)
+        fault = Fault(port="gmem0", address=job.bases[0] + first, length=length, delay=delay)
+        load, run = job.starts
+        again = dataclasses.replace(run, wait=delay if recovers else 100)
+        return dataclasses.replace(job, faults=(fault,), starts=(load, run, again))
+
+    run = case.run("verilator", 16, size=16, change=change)
+    first, second = run.outcome["starts"][1:]
+    failed = StatusBit.AXI_READ | StatusBit.TIMEOUT | StatusBit.RESET_NEEDED
+    assert first["finished"]
+    assert first["status"] == failed
+    assert first["cycles"] < 400 + 3_000
+    if recovers:
+        assert second["status"] == 0
+        assert run.verdict.mismatches == 0
+        assert run.verdict.samples == 16
+    else:
+        assert second["finished"]
+        assert second["status"] == failed
+        assert second["cycles"] < 3_000
 
 
 def test_a_write_error_is_in_the_status(tmp_path):

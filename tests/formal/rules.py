@@ -14,13 +14,29 @@ from amaranth.hdl import Assert, Assume, Cat, Const, Module, Mux, Signal, Value,
 
 from screc_hw.axi import BOUNDARY_BYTES, INCR
 
-__all__ = ["Ledger", "State", "held", "read_master", "read_port", "within"]
+__all__ = ["Ledger", "State", "constant", "held", "read_master", "read_port", "within"]
 
 State = Callable[..., Any]
 """``Assert`` or ``Assume``."""
 
 MAX_BURST = 256
 """Beats that ``ARLEN`` can ask for."""
+
+
+def constant(m: Module, value: ValueLike) -> None:
+    """Assume that ``value``, any at first, never changes.
+
+    Parameters
+    ----------
+    m
+        The bench's module.
+    value
+        Inputs of the bench.
+    """
+    bits = Value.cast(value)
+    started, before = Signal(), Signal(len(bits))
+    m.d.sync += [started.eq(1), before.eq(bits)]
+    m.d.comb += Assume(~started | (bits == before))
 
 
 def held(

@@ -38,6 +38,8 @@ class Complete(wiring.Component):
     slot : In(index of a local slot)
     complete : Out(1)
         Pulse: all bags of the oldest slot are complete.
+    abort : In(1)
+        Every slot counts as complete, whatever bags it misses.
     idle : Out(1)
         No slot waits.
     """
@@ -47,6 +49,7 @@ class Complete(wiring.Component):
     bag: Signal
     slot: Signal
     complete: Signal
+    abort: Signal
     idle: Signal
 
     def __init__(self, params: CombinerParams, cores: int) -> None:
@@ -58,6 +61,7 @@ class Complete(wiring.Component):
                 "bag": In(1),
                 "slot": In(index_bits(self._slots)),
                 "complete": Out(1),
+                "abort": In(1),
                 "idle": Out(1),
             }
         )
@@ -71,7 +75,7 @@ class Complete(wiring.Component):
         finished = Array(Signal(name=f"finished_{slot}") for slot in range(slots))
         for slot in range(slots):
             left = Signal.like(self.count, name=f"left_{slot}")
-            m.d.sync += finished[slot].eq(waiting[slot] & (left == 0))
+            m.d.sync += finished[slot].eq(waiting[slot] & ((left == 0) | self.abort))
             with m.If(self.start & (newest == slot)):
                 m.d.sync += [left.eq(self.count), waiting[slot].eq(1)]
             with m.Elif(self.bag & (self.slot == slot)):

@@ -67,6 +67,9 @@ class Combiner(wiring.Component):
         Pulse, in order of admission: every word of a slot has been accepted.
     release : cores × In(1)
         Pulse: the core's oldest slot is free again.
+    abort : In(1)
+        Lookups are lost, so bags will not complete: every slot is as complete as it gets, and its
+        words mean nothing. From then until nothing is under way.
     idle : Out(1)
         Nothing was under way in the cycle before.
 
@@ -85,6 +88,7 @@ class Combiner(wiring.Component):
     words: list[stream.Interface]
     complete: list[Signal]
     release: list[Signal]
+    abort: Signal
     idle: Signal
 
     def __init__(self, params: CombinerParams, inputs: int, cores: int) -> None:
@@ -109,6 +113,7 @@ class Combiner(wiring.Component):
                 "words": Out(stream.Signature(feature_write_layout(self._local))).array(cores),
                 "complete": Out(1).array(cores),
                 "release": In(1).array(cores),
+                "abort": In(1),
                 "idle": Out(1),
             }
         )
@@ -190,6 +195,7 @@ class Combiner(wiring.Component):
                 output.o.ready.eq(self.words[core].ready),
                 complete.bag.eq(output.o.valid & output.o.ready & output.o.payload.last),
                 complete.slot.eq(output.o.payload.write.slot),
+                complete.abort.eq(self.abort),
                 self.complete[core].eq(complete.complete),
                 admit.release[core].eq(self.release[core]),
             ]

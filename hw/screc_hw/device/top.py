@@ -186,6 +186,8 @@ class Device(wiring.Component):
         ]
         for i, core in enumerate(parts.memory):
             m.d.comb += [core.base.eq(control.gmem[i]), core.clear.eq(control.start)]
+        # with lookups lost, the block ends by its status, not by its bags
+        m.d.sync += parts.combiner.abort.eq(Cat(core.lost for core in parts.memory).any())
         done = reader.done & writer.idle & _settled(m, parts)
         m.d.sync += control.finished.eq(0)
         with m.If(control.start):

@@ -55,6 +55,8 @@ class MemoryCore(wiring.Component):
         not taken).
     axi_error : Out(1)
         An error response came, since ``clear``. Its data were taken as they came.
+    lost : Out(1)
+        As ``axi_error``, but of lookup records alone: not every lookup reached its bag.
     clear : In(1)
     idle : Out(1)
         Every section taken has been answered with its partials.
@@ -73,6 +75,7 @@ class MemoryCore(wiring.Component):
     beats: Signal
     stalls: Signal
     axi_error: Signal
+    lost: Signal
     clear: Signal
     idle: Signal
 
@@ -98,6 +101,7 @@ class MemoryCore(wiring.Component):
                 "beats": Out(COUNTER_BITS),
                 "stalls": Out(COUNTER_BITS),
                 "axi_error": Out(1),
+                "lost": Out(1),
                 "clear": In(1),
                 "idle": Out(1),
             }
@@ -152,6 +156,7 @@ class MemoryCore(wiring.Component):
             record_beat.eq(records.beat),
             record_beats.eq(record_beats + record_beat),
             self.beats.eq(record_beats + engine.beats),
+            self.lost.eq(records.error | (self.lost & ~self.clear)),
             self.axi_error.eq(records.error | engine.error | (self.axi_error & ~self.clear)),
         ]
         # as in the engine: a cycle old, but for what has only just come

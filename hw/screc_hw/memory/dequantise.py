@@ -86,7 +86,8 @@ class Dequantise(wiring.Component):
         scale1 = delay(Mux(piece.rowwise, scale0, 1).as_signed(), 1)
         shift1 = delay(Mux(piece.rowwise, near0, 0), 1)
         bias1 = delay(Mux(piece.rowwise, bias0, 0).as_signed(), 1)
-        place1 = delay(place0, 1)
+        # 0 as well, for simulators with X: other rows' tails may never have been written
+        place1 = delay(Mux(piece.rowwise, place0, 0), 1)
         # 1-2: the multiplier's operand; the bias in two steps
         scale2 = delay((scale1 << shift1[:4])[: MANTISSA_BITS + NEAR_BITS - 1].as_signed(), 1)
         far4 = delay(shift1[4], 3)

@@ -32,7 +32,12 @@ ONCHIP_READS = 16
 """Beats that may be read from on-chip memory and not yet taken: its latency and the FIFO's."""
 
 REQUEST_DEPTH = 16
-"""Lookups that may wait for their lane before those of other lanes wait behind them."""
+"""Lookups that may wait in the only lane of a core."""
+
+SHARED_REQUEST_DEPTH = 64
+"""Lookups that may wait in a lane before those of other lanes wait behind them. Lookups come in
+order, so lanes that are loaded alike run dry while another's queue is full: measured with a share
+of 0.5 on chip, 16 places give 0.81 of the rate, 64 give 0.89 to 0.97."""
 
 MAX_SLICES = (1 << FEATURE_FIELDS["slices"][1]) - 1
 """Most slices of a row, the descriptor's limit."""
@@ -171,6 +176,11 @@ class MemoryCoreParams:
         return 1 << (need - 1).bit_length()
 
     @property
+    def request_depth(self) -> int:
+        """Lookups that may wait in a lane."""
+        return SHARED_REQUEST_DEPTH if len(self.tiers) > 1 else REQUEST_DEPTH
+
+    @property
     def port_beats(self) -> int:
         """Beats of rows and records that the core may have asked for and not received."""
         return self.outstanding + self.section_beats
@@ -284,4 +294,4 @@ class MemoryCoreParams:
         Within 10 % of Yosys' mapping (``synth_xilinx -family xcup``) of the core for all port
         widths, 4 to 128 lanes and every tier; tests/unit/test_memory_resources.py.
         """
-        return core_resources(self, requests=REQUEST_DEPTH, reads=ONCHIP_READS)
+        return core_resources(self, requests=self.request_depth, reads=ONCHIP_READS)

@@ -51,7 +51,11 @@ class Bench:
         self.clock = Clock(dut.ap_clk, job.period_ps)
         self.memories = {port: self._memory(regions) for port, regions in job.ports.items()}
         for fault in job.faults:
-            self.memories[fault.port].fail(fault.address, fault.length)
+            memory = self.memories[fault.port]
+            if fault.delay:
+                memory.delay(fault.address, fault.length, fault.delay)
+            else:
+                memory.fail(fault.address, fault.length)
         self.control = LiteMaster(dut, "s_axi_control", self.clock)
         self.reads = {
             port: AxiRead(dut, f"m_axi_{port}", self.clock, job.timing, memory)
@@ -108,6 +112,9 @@ class Bench:
             with (self.folder / place.file).open("rb") as stream:
                 stream.seek(place.offset)
                 self.memories[place.port].place(place.address, stream.read(place.size))
+        if start.wait:
+            await ClockCycles(self.dut.ap_clk, start.wait)
+            await self.clock.falling
         control = self.control
         await control.write64(Register.QUEUE, start.queue)
         await control.write(Register.QUEUE_BYTES, start.size)
