@@ -45,6 +45,7 @@ def test_core_of_a_wide_port(shape):
     ("change", "resource", "more"),
     [
         ({"max_features": 600}, "bram36", 5),  # 62, 64 and 29 bits: 2, 2 and 1 of 1024 × 36
+        ({"onchip_beats": 64}, "bram36", 2),  # a RAMB36 for each 64-bit column
         ({"onchip_beats": 4096}, "uram", 2),
         ({"onchip_beats": 4097}, "uram", 4),
         ({"rowwise": True}, "dsp", 4),

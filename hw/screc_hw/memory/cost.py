@@ -42,18 +42,32 @@ def _skid(width: int, control: int = 5) -> Resources:
     return _registers(2 * width + 2, width + control)
 
 
+def _blocks(width: int, depth: int) -> Resources:
+    """A memory as Yosys maps it: two LUT RAMs rather than a block where the width is small."""
+    if 64 < depth <= 128 and width <= 25:
+        return 2 * memory_blocks(64, width)
+    return memory_blocks(depth, width)
+
+
 def _memory(width: int, depth: int) -> Resources:
     """A memory with a registered output, which LUT RAM has in flip-flops."""
-    blocks = memory_blocks(depth, width)
-    return blocks + _registers(0 if blocks.bram36 or blocks.uram else width)
+    blocks = _blocks(width, depth)
+    return blocks + _registers(0 if blocks.bram36 else width)
 
 
-def _queue(width: int, depth: int, *, reserved: bool = False) -> Resources:
-    """A ``stream.DeepQueue``: memory, two registers and a choice; pointers and level."""
+def _queue(
+    width: int, depth: int, *, reserved: bool = False, stored: int | None = None
+) -> Resources:
+    """A ``stream.DeepQueue``: memory, two registers and a choice; pointers and level.
+
+    ``stored``: its memory's width where it has bits that nobody reads, ``width`` if None.
+    """
     entries = 1 << _bits(depth)
     pointer = _bits(entries)
     control = _registers(3 * pointer + 6 + (not reserved), 2 * pointer + 12)
-    return _memory(width, entries) + _registers(2 * width, width) + control
+    memory = _blocks(stored or width, entries)
+    output = 0 if memory.bram36 else width  # LUT RAM's is in flip-flops
+    return memory + _registers(2 * width + output, width) + control
 
 
 class _Cost:
@@ -85,19 +99,23 @@ class _Cost:
         self._onchip = max(1, _bits(p.onchip_beats)) + _bits(p.max_row_beats) + self._tail_place
         # bag, slice, begin, end, last, and complete; scale and bias
         self._header = self._bag + self._slice + 3 + (p.halves == 2)
-        self._codes = p.lanes * p.code_bits
-        self._piece = self._header + self._codes + (TAIL_BITS + 1 + (p.halves == 2)) * self._rowwise
+        # with TT rows, codes that are only signed lie above the fraction
+        codes = p.lanes * (p.code_bits if p.rowwise else 8)
+        tail = (TAIL_BITS + 1 + (p.halves == 2)) * self._rowwise
+        self._tail = self._header + tail
+        self._piece = self._tail + codes
+        self._tt_piece = self._tail + p.lanes * p.code_bits
         self._sums = p.lanes * p.acc_bits
         # bag, slice, last, count
         self._partial = self._sums + self._bag + self._slice + 1 + COUNT_BITS
-        self._group_sizes = [len(p.tiers)] if p.pool_beats == 1 else [1, len(p.tiers) - 1]
+        self._groups = [p.tiers] if p.pool_beats == 1 else [p.tiers[:1], p.tiers[1:]]
 
     def total(self) -> Resources:
         """Add up the core."""
         p = self._p
         parts = [self._records(), self._port(), self._lookups(), self._remap(), self._bound()]
         parts += [self._lane(tier) for tier in p.tiers]
-        parts += [self._pool(lanes) for lanes in self._group_sizes]
+        parts += [self._pool(group) for group in self._groups]
         if p.pool_beats == 2:
             parts.append(_registers(self._partial + 3, self._partial + 8))  # Merge
         # counters: their sums are carries alone, but for that of two counts; idle
@@ -109,14 +127,13 @@ class _Cost:
         p = self._p
         beat = RECORD_BITS * p.records_per_beat
         # beats left, next beat, burst and section; their steps
-        reader = _registers(32 + 2 * self._address + 4 + 64 + 4, 2 * self._address + 55)
+        reader = _registers(32 + 2 * self._address + 4 + 64 + 4, 2 * self._address + 30)
         # address, length, free places
         fetch = _registers(self._address + 15, 20)
         # word that shifts; lookups left in the section
-        unpacker = _registers(beat + 64 + 32 + 6, beat + 45)
-        fifo = _queue(beat, p.section_beats, reserved=True)
-        # the word's choice takes in the queue's
-        return reader + fetch + unpacker + fifo + _registers(0, -beat)
+        unpacker = _registers(beat + 64 + 32 + 6, beat - RECORD_BITS + 45)
+        fifo = _queue(beat, p.section_beats, reserved=True, stored=p.port_bits)
+        return reader + fetch + unpacker + fifo
 
     def _port(self) -> Resources:
         """Arbiter of records and rows: skid buffer and choice of addresses; beats."""
@@ -148,7 +165,7 @@ class _Cost:
         tier = _registers(2 + 32 + 64 + 10, 75 + 36 + 32 + 6)
         # delays longer than two cycles are shift registers
         shifted = self._bag + 60 + self._rowwise
-        common = _registers(430, 310 + shifted)
+        common = _registers(430, 200 + shifted)
         return memories + loaded + len(p.tiers) * tier + common + Resources(dsp=2)
 
     def _bound(self) -> Resources:
@@ -181,9 +198,9 @@ class _Cost:
         }[tier]
         queues = _registers(self._row + 2, 5) + _queue(self._row, depth)
         queues += _queue(request, self._requests)
-        joined = _skid(self._piece)  # behind the source's own register of pieces
         if tier == "tt":
-            return queues + joined + _registers(self._piece + self._slice + 1, 10 + self._piece)
+            piece = self._tt_piece
+            return queues + _registers(piece + self._slice + 1, 10) + _skid(piece)
         reads = p.outstanding if tier == "dram" else self._reads
         fifo = _queue(p.port_bits, reads, reserved=True)
         if tier == "dram":
@@ -193,13 +210,14 @@ class _Cost:
             source = self._onchip_rows()
         if p.rowwise:
             source += self._tails(reads)
-        return queues + joined + fifo + source + self._slicer()
+        return queues + fifo + source + self._slicer() + _skid(self._piece)
 
     def _onchip_rows(self) -> Resources:
         """The memory in columns of a LOAD word; its registers, one per bank."""
         p = self._p
         banks = -(-p.onchip_beats // URAM_DEPTH)
-        column = memory_blocks(max(2, min(p.onchip_beats, URAM_DEPTH)), WORD_BITS)
+        # always blocks, which are at least 512 deep
+        column = memory_blocks(max(512, min(p.onchip_beats, URAM_DEPTH)), WORD_BITS)
         words = p.port_bits // WORD_BITS
         chosen = _registers(p.port_bits, p.port_bits * -(-banks // 4)) if banks > 1 else Resources()
         # LOAD word, address, places
@@ -219,19 +237,20 @@ class _Cost:
         p = self._p
         word = min(p.lanes * 8, p.port_bits)
         words = p.port_bits // word
-        tail = self._piece - self._codes
         choice = word * -(-(words - 1) // 3)  # 4 to 1 in a LUT
-        return _registers(word + tail + 20 + self._piece, choice + 9 * p.lanes + 45)
+        return _registers(word + self._tail + 20 + self._piece, choice + 9 * p.lanes + 45)
 
-    def _pool(self, lanes: int) -> Resources:
+    def _pool(self, tiers: tuple[str, ...]) -> Resources:
         """Merge of pieces, dequantise, the sums and the buffer behind them."""
         p = self._p
-        choice = self._piece * (1 if lanes < 3 else 2) if lanes > 1 else 2
-        merge = _registers(self._piece + 3, choice + 6 * (lanes - 1))
+        lanes = len(tiers)
+        choice = self._piece if lanes > 1 else 2  # of three, too, in a LUT
+        piece = self._tt_piece if "tt" in tiers else self._piece
+        merge = _registers(piece + 3, choice + 6 * (lanes - 1))
         header = self._header + _bits(lanes)
-        bits = p.acc_bits if p.rowwise else p.code_bits
+        value = p.lanes * p.acc_bits if p.rowwise else piece - self._tail
         stored = lanes << self._slice
-        sums = _registers(p.lanes * bits + header + COUNT_BITS + 4, self._sums)
+        sums = _registers(value + header + COUNT_BITS + 4, self._sums)
         counts = _registers(lanes * (COUNT_BITS + 1), 20 * lanes)
         if stored > 1:
             columns = max(1, p.lanes // 8)
