@@ -160,10 +160,9 @@ def scenarios(kind):
             "errors": Scenario(traffic(kind, 4), latency=(1, 40), errors=(7, 60, 61), r_gap=0.1),
         }
     if kind == "wide":
-        return {
-            "fast": Scenario(traffic(kind, 1), latency=(1, 1)),
-            "random latency": Scenario(traffic(kind, 2, bags=16, wrong=0.15), back=0.4, **slow),
-        }
+        # few bags: Icarus takes 0.2 s for a row of 128 lanes
+        rough = {"latency": (1, 40), "ar_stall": 0.2, "r_gap": 0.2, "back": 0.3}
+        return {"rough": Scenario(traffic(kind, 1, bags=14, wrong=0.1), **rough)}
     cores = traffic(kind, 5, wrong=0.1)
     return {
         "together": Scenario(cores, latency=(10, 60), ar_stall=0.2, r_gap=0.2, back=0.2, seed=8),
@@ -181,7 +180,7 @@ def scenarios(kind):
 
 NAMES = {
     "tiers": ["fast", "random latency", "back-pressure", "errors"],
-    "wide": ["fast", "random latency"],
+    "wide": ["rough"],
     "shared": ["together", "first alone", "second alone", "straddling", "random latency"],
 }
 
@@ -212,8 +211,7 @@ def test_partials_are_the_model_s_in_the_order_of_their_lanes(played, kind, simu
     outcomes = played(simulator, kind)
     for name in NAMES[kind]:
         print(name)
-        digests = check(scenarios(kind)[name], outcomes[name])
-        assert all(len(set(core.values())) == len(core) for core in digests)
+        check(scenarios(kind)[name], outcomes[name])
 
 
 @pytest.mark.parametrize("kind", ["tiers", "shared", pytest.param("wide", marks=pytest.mark.slow)])
@@ -223,6 +221,9 @@ def test_both_simulators_give_the_same_partials_in_the_same_cycles(played, kind)
         assert first[name].partials == second[name].partials
         assert first[name].requests == second[name].requests
         assert first[name].cycles == second[name].cycles
+        if name in NAMES[kind]:
+            scenario = scenarios(kind)[name]
+            assert check(scenario, first[name]) == check(scenario, second[name])
 
 
 @pytest.mark.parametrize("simulator", runner.SIMULATORS)
@@ -272,3 +273,35 @@ def test_a_port_that_falls_silent_ends_its_bags_with_an_error(played, simulator)
     assert [partial[:-1] for partial in got] == [partial[:-1] for partial in expected]
     assert got != expected
     assert outcome.counters[0]["idle"] == 1
+
+
+def rough(kind, seed):
+    """Random traffic with random timing."""
+    rng = random.Random(f"{seed} {kind}")
+    low = rng.choice([1, 10, 100])
+    print(f"seed {seed}")
+    return Scenario(
+        traffic(kind, seed, bags=rng.choice([6, 20]), wrong=rng.choice([0, 0.2])),
+        latency=(low, rng.choice([low, low + 20, 400])),
+        reorder=rng.random() < 0.8,
+        ar_stall=rng.choice([0, 0.1, 0.8]),
+        r_gap=rng.choice([0, 0.1, 0.8]),
+        back=rng.choice([0, 0.1, 0.9]),
+        section_idle=rng.choice([0, 0.95]),
+        errors=(rng.randrange(6),) if kind == "tiers" and rng.random() < 0.3 else (),
+        admit_every=rng.choice([None, 100]),
+        seed=seed,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("kind", PARAMS)
+def test_more_traffic(tmp_path, kind):
+    some = {str(seed): rough(kind, seed) for seed in range(100, 104 if kind == "wide" else 120)}
+    runs = []
+    for simulator in runner.SIMULATORS:
+        (tmp_path / simulator).mkdir()
+        runs.append(play(simulator, PARAMS[kind], some, tmp_path / simulator))
+    for name, scenario in some.items():
+        assert check(scenario, runs[0][name]) == check(scenario, runs[1][name])
