@@ -48,9 +48,9 @@ ONCHIP = np.random.default_rng(2).integers(0, 256, PARAMS.onchip_beats * BEAT, n
 RING_BASE, RING, LIMIT = 600 * BEAT, 20, 620
 
 TABLES: tuple[dict[str, int], ...] = (
-    # int8, three beats, across 4 KiB; its hottest rows on chip
+    # int8, three beats, rank 94 across 4 KiB; its hottest rows on chip
     {
-        "base": 16,
+        "base": 32,
         "row_beats": 3,
         "enable": 1,
         "first": 10,
@@ -79,7 +79,7 @@ TABLES: tuple[dict[str, int], ...] = (
         "last": 34,
         "slices": 3,
     },
-    # int4r below a beat, also on chip
+    # int4r below a beat, also on chip; the last two lie behind its end
     {
         "base": 470 * BEAT,
         "sub_beat": 1,
@@ -91,7 +91,8 @@ TABLES: tuple[dict[str, int], ...] = (
         "last": 70,
         "slices": 1,
         "onchip_base": 30,
-        "onchip_last": 20,
+        "onchip_first": 70,
+        "onchip_last": 103,
     },
     # int4, two rows a beat
     {
@@ -373,15 +374,16 @@ class Model:
 COLUMNS = ("rank", "feature", "sample", "staged", "last", "final", "samples", "sequence")
 
 
+SMALL = st.integers(0, 130)
+
+
 def _number(bits: int, *usual: st.SearchStrategy[int]) -> st.SearchStrategy[int]:
     """Values of a field: the usual ones, its ends, or any."""
     top = (1 << bits) - 1
     return st.one_of(*usual, st.sampled_from([0, 1, top - 1, top]), st.integers(0, top))
 
 
-OVERRIDES = st.dictionaries(
-    st.sampled_from(sorted(FIELDS)), st.integers(0, (1 << 48) - 1), max_size=3
-)
+OVERRIDES = st.dictionaries(st.sampled_from(sorted(FIELDS)), _number(48, SMALL), max_size=3)
 WILD = st.integers(0, (1 << 64 * (FEATURE_WORDS - 1)) - 1)
 
 
@@ -410,23 +412,28 @@ def _ranks(table: dict[str, int]) -> list[int]:
     return sorted(found)
 
 
+def _edges(table: dict[str, int]) -> list[int]:
+    """First and last ranks of a table's ranges, and their neighbours outside."""
+    ends = (table.get(p + name, 0) for p in ("", "onchip_") for name in ("first", "last"))
+    return sorted({max(0, end - beside) for end in ends for beside in (0, 1)})
+
+
 RANKS = [_ranks(table) for table in TABLES]
+EDGES = [_edges(table) for table in TABLES]
+EDGES[0].append(94)
+EDGES[3] += [100, 101]
 FEATURES = st.one_of(
     st.integers(0, len(TABLES) - 2),
     st.integers(0, len(TABLES) - 2),
     st.sampled_from([5, 6, 7, 8, MAX_FEATURES - 1]),
 )
-LOOKUPS = st.lists(
-    st.tuples(st.integers(0, 15), _number(32)),
-    min_size=1,
-    max_size=7,
-)
+LOOKUPS = st.lists(st.tuples(st.integers(0, 15), _number(32, SMALL)), min_size=1, max_size=7)
 
 
 def lookup(feature: int, kind: int, value: int) -> tuple[int, bool]:
     """Rank, and whether it is a staged row's beat: most are of the table."""
     if kind < 9:
-        ranks = RANKS[feature % len(TABLES)]
+        ranks = (RANKS if kind < 7 else EDGES)[feature % len(TABLES)]
         return ranks[value % len(ranks)], False
     if kind < 12:
         return value % RING, True
@@ -468,13 +475,34 @@ TRAFFIC = st.sampled_from(
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     """Requests with wrong parts anywhere, and good ones among them."""
-    usual = draw(st.integers(0, 2)) < 2
-    return Case(
+    case = Case(
         changes=draw(st.dictionaries(st.integers(0, len(TABLES) - 1), descriptors(), max_size=2)),
         sections=tuple(draw(st.lists(section_of_bags(), min_size=1, max_size=2))),
         sequence=draw(_number(16)),
-        ring_base=RING_BASE if usual else draw(_number(48, st.integers(0, LIMIT * BEAT))),
-        ring=RING if usual else draw(_number(32, st.integers(0, RING))),
-        limit=LIMIT if usual else draw(_number(32, st.integers(0, LIMIT))),
+        ring_base=RING_BASE,
+        ring=RING,
+        limit=LIMIT,
         memory=dataclasses.replace(draw(TRAFFIC), seed=draw(st.integers(0, 999))),
     )
+    kind = draw(st.integers(0, 7))
+    if kind < 3:
+        return case
+    if kind == 3:
+        ring_base = draw(_number(48, st.integers(0, LIMIT * BEAT)))
+        return dataclasses.replace(case, ring_base=ring_base, ring=draw(_number(32)))
+    if kind == 4:
+        return dataclasses.replace(case, limit=draw(_number(32, st.integers(0, LIMIT))))
+    # the end of memory or ring just behind one of the rows, or within it
+    within = draw(st.integers(0, 1))
+    if kind < 7 and (ends := sorted({end // BEAT for _, end in Model(case).allowed})):
+        return dataclasses.replace(case, limit=draw(st.sampled_from(ends)) - within)
+    tables = case.tables
+    staged = {
+        record.rank + (tables[record.feature]["row_beats"] or 1)
+        for section in case.sections
+        for record in section.records
+        if record.staged and record.feature < len(TABLES) and record.rank < RING
+    }
+    if staged:
+        return dataclasses.replace(case, ring=draw(st.sampled_from(sorted(staged))) - within)
+    return case

@@ -7,8 +7,19 @@ from collections import Counter
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from screc_sim.native.harness import build, run
-from tests.cosim.requests import PARAMS, Case, Model, cases
+from screc_sim.native.harness import Memory, build, run
+from screc_sim.runner import SimulationError
+from tests.cosim.requests import (
+    LIMIT,
+    PARAMS,
+    RING,
+    RING_BASE,
+    Case,
+    Model,
+    Record,
+    Section,
+    cases,
+)
 from tests.cosim.support import CACHE
 
 pytestmark = pytest.mark.cosim
@@ -52,3 +63,13 @@ def test_bad_requests_read_nothing_else_and_are_counted(tmp_path, examples):
     assert seen["on-chip beats"] > examples // 10
     assert seen["good bags"] > examples
     assert 0 < seen["unknown bags"] < seen["good bags"] // 4
+
+
+def test_the_bench_finds_a_read_of_a_row_that_was_not_asked_for(tmp_path):
+    records = tuple(Record(0, 0, rank, False, rank == 22) for rank in (20, 21, 22))
+    model = Model(Case({}, (Section(1, records),), 0, RING_BASE, RING, LIMIT, Memory(latency=5)))
+    design = build(PARAMS, cache=CACHE)
+    model.check(run(design, model.job(), model.case.memory, folder=tmp_path))
+    model.allowed.remove(max(model.allowed))
+    with pytest.raises(SimulationError, match="outside of every region"):
+        run(design, model.job(), model.case.memory, folder=tmp_path)
