@@ -159,13 +159,14 @@ class SkidBuffer(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Build the two-entry buffer."""
         m = Module()
-        spare = Signal.like(self.i.payload)
+        payload = Signal.like(self.o.payload, reset_less=True)
+        spare = Signal.like(self.i.payload, reset_less=True)
         spare_valid = Signal()
-        m.d.comb += self.i.ready.eq(~spare_valid)
+        m.d.comb += [self.i.ready.eq(~spare_valid), self.o.payload.eq(payload)]
         with m.If(self.o.ready | ~self.o.valid):
             m.d.sync += [
                 self.o.valid.eq(spare_valid | self.i.valid),
-                self.o.payload.eq(Mux(spare_valid, spare, self.i.payload)),
+                payload.eq(Mux(spare_valid, spare, self.i.payload)),
                 spare_valid.eq(0),
             ]
         with m.Elif(self.i.valid & self.i.ready):
@@ -229,7 +230,10 @@ class Queue(wiring.Component):
 
 
 class DeepQueue(wiring.Component):
-    """A FIFO whose handshakes and memory output are registers, for long paths around it.
+    """A FIFO for long paths around it.
+
+    What its memory gives goes straight to a register, ``o`` comes from registers through a gate and
+    ``o.ready`` ends in one flip-flop.
 
     **Latency** 3 cycles. **Throughput** 1 transfer per cycle. **Backpressure** ``i.ready`` is a
     register, 0 while fewer than three places are left; constant 1 where places are ``reserved``.
@@ -272,24 +276,33 @@ class DeepQueue(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Put the library's block-RAM FIFO between registers."""
+        """Put two registers behind the library's block-RAM FIFO."""
         m = Module()
         width = Shape.cast(self._shape).width
         # its memory has one entry less, a power of two, so that its pointers wrap by themselves
         entries = (1 << (self._depth - 1).bit_length()) + 1
         m.submodules.fifo = queue = fifo.SyncFIFOBuffered(width=width, depth=entries)
-        m.submodules.skid = skid = SkidBuffer(self._shape)
-        wiring.connect(m, skid.o, wiring.flipped(self.o))
         level: Signal = queue.level  # type: ignore[attr-defined]
         if not self._reserved:
             # a cycle old: one entry more may be there, and one is being written
             m.d.sync += self.i.ready.eq(level + 2 < entries)
+
+        # what the memory gave, and what was there before it and has not been taken
+        last, held = (Signal(width, name=n, reset_less=True) for n in ("last", "held"))
+        last_valid, held_valid = Signal(), Signal()
+        load = Signal()
         m.d.comb += [
+            load.eq(~(last_valid & held_valid)),
             queue.w_data.eq(self.i.payload),
             queue.w_en.eq(self.i.valid & self.i.ready),
-            skid.i.payload.eq(queue.r_data),
-            skid.i.valid.eq(queue.r_rdy),
-            queue.r_en.eq(skid.i.ready),
-            self.busy.eq((level != 0) | skid.o.valid),
+            queue.r_en.eq(load),
+            self.o.valid.eq(last_valid | held_valid),
+            self.o.payload.eq(Mux(held_valid, held, last)),
+            self.busy.eq((level != 0) | self.o.valid),
         ]
+        with m.If(load):
+            m.d.sync += [last.eq(queue.r_data), last_valid.eq(queue.r_rdy)]
+        with m.If(~held_valid):
+            m.d.sync += held.eq(last)
+        m.d.sync += held_valid.eq(self.o.valid & ~self.o.ready)
         return m

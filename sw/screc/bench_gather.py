@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from screc.errors import CheckError, ToolchainError
 from screc.logs.synthetic import zipf_ranks
 from screc_hw.memory.params import MemoryCoreParams
+from screc_hw.model import TableShape
 from screc_sim.native.ddr4 import ACCESS_BYTES, Ddr4
 from screc_sim.native.gather import FORMATS, Bags, GatherCase, Table, check_partials
 from screc_sim.native.harness import PORT_PERIOD_PS, Memory, build, run
@@ -26,9 +27,8 @@ from screc_sim.runner import SimulationError, SimulatorMissingError
 Ints = NDArray[np.int64]
 
 COLUMNS = (
-    *("format", "dim", "lanes", "port_bits", "memory", "latency_cycles", "outstanding", "pooling"),
-    *("source", "beats", "beats_per_cycle", "rows_per_cycle", "prediction_error", "gb_per_s"),
-    "memory_gb_per_s",
+    *("format", "dim", "port_bits", "latency_cycles", "pooling", "source", "beats_per_cycle"),
+    *("prediction_error", "gb_per_s", "memory_gb_per_s"),
 )
 """What a person sees of a result."""
 
@@ -312,7 +312,8 @@ def measure(point: Point, *, cache: Path | None = None) -> dict[str, Any]:
     case = GatherCase(params, tables, image_bytes=image_bytes, seed=SEED)
     memory = Memory(latency=point.latency, ddr4=point.ddr4)
     outcome = run(build(params, cache=cache), case.job(bags), memory)
-    check_partials(outcome.partials, case.expected(bags))
+    expected = case.expected(bags)
+    check_partials(outcome.partials, expected)
     if outcome.row_beats != case.row_beats(bags) or outcome.range_errors:
         raise AssertionError(
             f"{outcome.row_beats} row beats, not {case.row_beats(bags)};"
@@ -321,10 +322,13 @@ def measure(point: Point, *, cache: Path | None = None) -> dict[str, Any]:
     taken = len(bags.ranks)
     share = float(case.onchip_lookups(bags).mean())
     latency = point.latency if point.ddr4 is None else point.ddr4.idle_cycles(PORT_PERIOD_PS)
+    shape = TableShape(name="table", rows=traffic.rows[0], dim=point.dim, format=point.format)
     predicted = params.cycles(
         lookups=taken,
         slices=point.dim / point.lanes,
         row_beats=row_beats,
+        row_cycles=params.row_cycles(shape),
+        partials=len(expected["slot"]),
         latency=latency,
         onchip=share,
         records=False,

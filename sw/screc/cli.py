@@ -223,7 +223,7 @@ def bench(name: str, as_json: bool) -> None:
     table = Table(title=f"bench {name}")
     columns = getattr(module, "COLUMNS", tuple(results[0]))
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(column.replace("_", " "), justify="right", overflow="fold")
     for row in results:
         table.add_row(*(_cell(row[column]) for column in columns))
     Console().print(table)

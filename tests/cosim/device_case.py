@@ -12,7 +12,7 @@ from typing import Any
 import filelock
 import numpy as np
 
-from screc.compile.images import write_table_images
+from screc.compile.images import read_onchip, write_table_images
 from screc.compile.layout import make_layout
 from screc.compile.load import load_queue
 from screc.compile.requests import RequestEncoder
@@ -68,6 +68,29 @@ CONCAT = ModelShape(
         FeatureShape(name="n", table=2, pooling=4),
     ),
 )
+
+
+MIXED = ModelShape(
+    name="mixed",
+    dense=3,
+    bottom=(8, 16),
+    top=(6, 1),
+    interaction="concat",
+    tables=(
+        TableShape(name="bytes", rows=200, dim=64, format="int8r"),
+        TableShape(name="nibbles", rows=500, dim=16, format="int4r"),
+        TableShape(name="plain", rows=300, dim=32),
+        TableShape(name="fine", rows=150, dim=128, format="int4"),
+    ),
+    features=(
+        FeatureShape(name="b", table=0, pooling=3, mode="mean"),
+        FeatureShape(name="n", table=1, pooling=4),
+        FeatureShape(name="p", table=2, pooling=2),
+        FeatureShape(name="n2", table=1, pooling=1, mode="mean"),
+        FeatureShape(name="f", table=3, pooling=2),
+    ),
+)
+"""Every format of rows, of a part of a beat up to two beats."""
 
 
 @dataclasses.dataclass
@@ -144,11 +167,14 @@ def compile_case(
     shape: ModelShape,
     *,
     dram_share: float = 1.0,
+    onchip_share: float = 0.0,
     staging_beats: int = 1024,
     host: HostParams | None = None,
     **sizes: int,
 ) -> Case:
-    """Compile ``shape`` with the hottest ``dram_share`` of every table in DRAM.
+    """Compile ``shape`` with the hottest ``dram_share`` of every table on the device.
+
+    Of those the hottest ``onchip_share`` is on chip; the others are in DRAM.
 
     ``sizes`` are those of :meth:`DeviceParams.for_model`.
     """
@@ -172,7 +198,13 @@ def compile_case(
             TablePlan(
                 table=table.name,
                 ranges=table_ranges(
-                    table.rows, int(table.rows * dram_share), params.memory, i % params.memory
+                    table.rows,
+                    int(table.rows * dram_share),
+                    params.memory,
+                    i % params.memory,
+                    onchip=int(table.rows * dram_share * onchip_share)
+                    // params.memory
+                    * params.memory,
                 ),
             )
             for i, table in enumerate(shape.tables)
@@ -180,6 +212,7 @@ def compile_case(
     )
     layout = make_layout(plan, shape, params)
     write_table_images(folder, layout, model.tables, remaps, lambda count: None)
-    (folder / "load.bin").write_bytes(load_queue(model, params, layout).data)
+    onchip = read_onchip(folder, layout)
+    (folder / "load.bin").write_bytes(load_queue(model, params, layout, onchip).data)
     encoder = RequestEncoder(shape, params, layout, remaps, model, folder / "ssd.bin")
     return Case(shape, params, model, encoder, folder)

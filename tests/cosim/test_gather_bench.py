@@ -35,13 +35,14 @@ def results():
         small(format="int8r", dim=32, pooling=20),
         small(format="int8r", dim=64, source="gowalla", pooling=None),
         small(dim=64, source="uniform", ddr4=Ddr4(), row_beats=20_000),
-        small(source="uniform", latency=400),
+        small(source="uniform", latency=400, row_beats=20_000),
+        small(format="int4r", dim=32, pooling=20),
     ]
     shown = []
     found = bench_gather.bench_gather(
         chosen, cache=CACHE, workers=1, progress=lambda *args: shown.append(args)
     )
-    assert shown == [("build", 1, 1)] + [("measure", i, 5) for i in range(1, 6)]
+    assert shown == [("build", 1, 1)] + [("measure", i, 6) for i in range(1, 7)]
     return found
 
 
@@ -56,6 +57,7 @@ def test_results_have_all_fields_and_the_order_of_the_points(results):
         ("int8r", 64, 100),
         ("int8", 64, idle),
         ("int8", 16, 400),
+        ("int4r", 32, 100),
     ]
     assert set(bench_gather.COLUMNS) <= set(results[0])
 
@@ -73,6 +75,12 @@ def test_too_few_outstanding_beats_are_slow_and_predicted(results):
     slow = results[4]
     assert slow["beats_per_cycle"] < 0.35
     assert abs(slow["prediction_error"]) < 0.03
+
+
+def test_a_beat_without_codes_costs_a_cycle_and_is_predicted(results):
+    tail = results[5]
+    assert tail["beats_per_cycle"] == pytest.approx(2 / 3, abs=0.03)  # two slices, then the tail
+    assert abs(tail["prediction_error"]) < 0.03
 
 
 def test_ddr4_shows_what_bounds_it(results):

@@ -6,6 +6,7 @@ import pytest
 
 from screc_hw.memory.params import MemoryCoreParams
 from screc_hw.stream import partial_layout
+from screc_sim.native import harness
 from screc_sim.native.ddr4 import ACCESS_BYTES, Ddr4
 from screc_sim.native.gather import FORMATS, Bags, GatherCase, Table, check_partials
 from screc_sim.native.harness import (
@@ -229,6 +230,27 @@ def test_fields_of_a_partial_do_not_overlap():
 def test_memory_refuses(change, message):
     with pytest.raises(ValueError, match=message):
         Memory(**change)
+
+
+def test_builds_are_kept_and_shared_by_equal_netlists(tmp_path, monkeypatch):
+    compiled = []
+
+    def compile_it(params, netlist, folder):
+        compiled.append(folder)
+        (folder / harness.TOP).write_text(netlist.name)
+
+    monkeypatch.setattr(harness, "_compile", compile_it)
+    params = MemoryCoreParams(lanes=4, port_bits=128, max_features=2, max_slices=2, rows=4, slots=2)
+    first = build(params, cache=tmp_path)
+    assert first.seconds > 0
+    assert build(params, cache=tmp_path).seconds == 0
+    monkeypatch.setattr(harness, "_hardware_key", lambda: "other sources")
+    other = build(params, cache=tmp_path)  # of the same netlist
+    assert other.program != first.program
+    assert other.program.read_text() == "gather"
+    assert len(compiled) == 1
+    build(dataclasses.replace(params, outstanding=32), cache=tmp_path)
+    assert len(compiled) == 2
 
 
 def test_an_engine_with_tt_rows_is_refused():

@@ -44,6 +44,7 @@ def test_small_combiner():
         (shape(tt_fraction=8, mean=True), 3, 2),
         (shape(16, slots=8, max_slices=1), 2, 4),
         (shape(16, rows=16, slots=2, max_features=10, rowwise=True), 8, 2),
+        (shape(8), 16, 1),
         (shape(rows=1, slots=2, max_features=4, max_slices=1, vector_words=4), 1, 1),
     ],
 )

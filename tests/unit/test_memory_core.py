@@ -328,3 +328,15 @@ def test_the_slave_refuses_a_request_outside_its_data():
         slave.check(1, BASE + high - 64, 2, 6, 1)
     with pytest.raises(AssertionError, match="crosses 4 KiB"):
         slave.check(1, BASE + BOUNDARY - 64, 2, 6, 1)
+
+
+@pytest.mark.parametrize("rowwise", [False, True])
+@pytest.mark.parametrize("back", PATTERNS)
+def test_rows_on_chip_may_lie_in_several_blocks_of_memory(monkeypatch, back, rowwise):
+    monkeypatch.setattr("screc_hw.memory.onchip.URAM_DEPTH", 16)
+    core = params(port_bits=128, onchip_beats=50, rowwise=rowwise)
+    table = Table(64, first=10, last=20, onchip=Span(0, 10), rowwise=rowwise)
+    bench = Bench(core, [table])
+    assert len(bench.onchip) == 16 * (50 if rowwise else 40)
+    bench.section(bag(0, 0, [*range(10)]) + bag(1, 0, [9, 0, 12, 3, 3, 8]), samples=2)
+    run(bench, back=back)

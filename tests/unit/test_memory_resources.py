@@ -1,62 +1,56 @@
-"""The estimate and the netlist of the core, by Yosys."""
-
-import re
+"""The memory core as Yosys maps it, and what it was estimated to cost."""
 
 import pytest
-from amaranth.hdl import Module
-from amaranth.lib import stream, wiring
-from amaranth.lib.wiring import In
 
 from screc_hw.memory.core import MemoryCore
-from screc_hw.memory.params import MemoryCoreParams
-from screc_hw.netlist import check_netlist, convert, run_yosys
-from screc_hw.stream import config_layout
+from screc_hw.netlist import check_netlist
+from tests.support.memory_cores import LARGE, SMALL, SMALLEST, core
+from tests.support.synth import synthesise
 
-PARAMS = MemoryCoreParams(
-    port_bits=128, lanes=16, max_features=26, max_slices=4, rows=8, slots=4, outstanding=64
-)
-LUTS_OF = {"RAM32M16": 8, "RAM64M8": 8, "SRL16E": 1, "SRLC32E": 1}
 TOLERANCE = 0.1
 
 
-class Top(wiring.Component):
-    """The core with a port for every signal: a top level has no constant ``ready``."""
-
-    def __init__(self, params):
-        self.core = MemoryCore(params)
-        members = dict(self.core.signature.members)
-        members["config"] = In(stream.Signature(config_layout()))
-        super().__init__(members)
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.core = core = self.core
-        for name, member in core.signature.members.items():
-            outer, inner = getattr(self, name), getattr(core, name)
-            if member.is_signature and member.flow is In:
-                wiring.connect(m, wiring.flipped(outer), inner)
-            elif member.is_signature:
-                wiring.connect(m, inner, wiring.flipped(outer))
-            elif member.flow is In:
-                m.d.comb += inner.eq(outer)
-            else:
-                m.d.comb += outer.eq(inner)
-        return m
+def check(params):
+    netlist = synthesise(MemoryCore(params))
+    estimate = params.resources()
+    print(f"{params}: estimated {estimate}, mapped {netlist.resources}")
+    assert estimate.lut == pytest.approx(netlist.lut, rel=TOLERANCE)
+    assert estimate.ff == pytest.approx(netlist.ff, rel=TOLERANCE)
+    assert estimate.bram36 == pytest.approx(netlist.bram36, rel=TOLERANCE)
+    assert (estimate.dsp, estimate.uram) == (netlist.dsp, netlist.uram)
 
 
 def test_netlist_has_no_loop_and_no_missing_driver():
-    check_netlist(Top(PARAMS))
+    check_netlist(MemoryCore(core(SMALLEST)))
 
 
-def test_resources_are_what_yosys_maps():
-    netlist = convert(Top(PARAMS), name="top")
-    script = "synth_xilinx -family xcup -flatten -noiopad -noclkbuf -top top; tee -o stat stat"
-    (text,) = run_yosys(netlist.text, script, "stat")
-    cells = {name: int(count) for count, name in re.findall(r"^\s+(\d+)\s+(\w+)$", text, re.M)}
-    lut = sum(count * LUTS_OF.get(name, 0) for name, count in cells.items())
-    lut += sum(cells.get(f"LUT{i}", 0) for i in range(2, 7))
-    estimate = PARAMS.resources()
-    assert estimate.lut == pytest.approx(lut, rel=TOLERANCE)
-    assert estimate.ff == pytest.approx(cells["FDRE"] + cells.get("FDSE", 0), rel=TOLERANCE)
-    assert estimate.dsp == cells["DSP48E2"]
-    assert estimate.bram36 == cells.get("RAMB36E2", 0) + cells.get("RAMB18E2", 0) / 2
+def test_small_core():
+    check(core(SMALLEST))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", SMALL.values(), ids=SMALL.keys())
+def test_any_core(shape):
+    check(core(shape))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("shape", LARGE.values(), ids=LARGE.keys())
+def test_core_of_a_wide_port(shape):
+    check(core(shape))
+
+
+@pytest.mark.parametrize(
+    ("change", "resource", "more"),
+    [
+        ({"max_features": 600}, "bram36", 5),  # 62, 64 and 29 bits: 2, 2 and 1 of 1024 × 36
+        ({"onchip_beats": 64}, "bram36", 2),  # a RAMB36 for each 64-bit column
+        ({"onchip_beats": 4096}, "uram", 2),
+        ({"onchip_beats": 4097}, "uram", 4),
+        ({"rowwise": True}, "dsp", 4),
+    ],
+)
+def test_a_part_costs_what_it_is_made_of(change, resource, more):
+    small, large = core(SMALLEST).resources(), core({**SMALLEST, **change}).resources()
+    assert getattr(large, resource) - getattr(small, resource) == more

@@ -2,14 +2,21 @@ import random
 
 import pytest
 
-from screc_hw.stream import Queue, SkidBuffer
+from screc_hw.stream import DeepQueue, Queue, SkidBuffer
 from tests.support.pysim import PATTERNS, collector, driver, simulate
 
 
 @pytest.mark.parametrize("idle", PATTERNS)
 @pytest.mark.parametrize("back", PATTERNS)
 @pytest.mark.parametrize(
-    "make", [lambda: SkidBuffer(16), lambda: Queue(16, 2), lambda: Queue(16, 5)]
+    "make",
+    [
+        lambda: SkidBuffer(16),
+        lambda: Queue(16, 2),
+        lambda: Queue(16, 5),
+        lambda: DeepQueue(16, 2),
+        lambda: DeepQueue(16, 5),
+    ],
 )
 def test_plumbing_keeps_order_and_loses_nothing(make, idle, back):
     rng = random.Random(1)
@@ -25,7 +32,9 @@ def test_plumbing_keeps_order_and_loses_nothing(make, idle, back):
     assert seen == items
 
 
-@pytest.mark.parametrize("make", [lambda: SkidBuffer(16), lambda: Queue(16, 4)])
+@pytest.mark.parametrize(
+    "make", [lambda: SkidBuffer(16), lambda: Queue(16, 4), lambda: DeepQueue(16, 4)]
+)
 def test_plumbing_moves_one_item_a_cycle(make):
     dut = make()
     seen = []

@@ -3,9 +3,21 @@
 from screc_hw.axi.signatures import (
     BOUNDARY_BYTES,
     INCR,
+    READ_ADDRESS,
+    READ_BEAT,
+    SLVERR,
     LiteSignature,
     ReadSignature,
     WriteSignature,
 )
 
-__all__ = ["BOUNDARY_BYTES", "INCR", "LiteSignature", "ReadSignature", "WriteSignature"]
+__all__ = [
+    "BOUNDARY_BYTES",
+    "INCR",
+    "READ_ADDRESS",
+    "READ_BEAT",
+    "SLVERR",
+    "LiteSignature",
+    "ReadSignature",
+    "WriteSignature",
+]

@@ -9,7 +9,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from screc_hw.axi.signatures import ReadSignature
+from screc_hw.axi.signatures import READ_ADDRESS, READ_BEAT, ReadSignature
 from screc_hw.stream import SkidBuffer
 
 __all__ = ["ReadArbiter", "ReadArbiterNode", "arbiter_id_bits"]
@@ -65,8 +65,7 @@ class ReadArbiterNode(wiring.Component):
         """Build the choice, the skid buffer of addresses and the register of beats."""
         m = Module()
         a, b, o = self.a, self.b, self.o
-        fields = ("araddr", "arid", "arlen", "arsize", "arburst")
-        layout = data.StructLayout({name: len(getattr(o, name)) for name in fields})
+        layout = data.StructLayout({name: len(getattr(o, name)) for name in READ_ADDRESS})
         m.submodules.addresses = addresses = SkidBuffer(layout)
         owner, choice = self._owner, Signal()
         m.d.comb += [
@@ -77,7 +76,7 @@ class ReadArbiterNode(wiring.Component):
             o.arvalid.eq(addresses.o.valid),
             addresses.o.ready.eq(o.arready),
         ]
-        for name in fields:
+        for name in READ_ADDRESS:
             ours, theirs = getattr(a, name), getattr(b, name)
             if name == "arid":
                 ours, theirs = Cat(ours, 0), Cat(theirs, 1)
@@ -89,18 +88,14 @@ class ReadArbiterNode(wiring.Component):
             m.d.sync += owner.eq(choice)
 
         beat: Any = Signal(
-            data.StructLayout({name: len(getattr(a, name)) for name in BEAT}), reset_less=True
+            data.StructLayout({name: len(getattr(a, name)) for name in READ_BEAT}), reset_less=True
         )
         m.d.comb += o.rready.eq(1)
-        m.d.sync += [beat[name].eq(getattr(o, name)) for name in BEAT]
+        m.d.sync += [beat[name].eq(getattr(o, name)) for name in READ_BEAT]
         for side, axi in enumerate((a, b)):
             m.d.sync += axi.rvalid.eq(o.rvalid & (o.rid[-1] == side))
-            m.d.comb += [getattr(axi, name).eq(beat[name]) for name in BEAT]
+            m.d.comb += [getattr(axi, name).eq(beat[name]) for name in READ_BEAT]
         return m
-
-
-BEAT = ("rdata", "rid", "rresp", "rlast")
-"""What a beat brings beside ``rvalid``."""
 
 
 class ReadArbiter(wiring.Component):
@@ -176,7 +171,7 @@ class ReadArbiter(wiring.Component):
 
 def _wire(m: Module, master: Any, port: Any) -> None:
     """Join signals by name; an ID narrower than the port's is extended with zeros."""
-    outward = ("arvalid", "araddr", "arid", "arlen", "arsize", "arburst")
+    outward = ("arvalid", *READ_ADDRESS)
     m.d.comb += [getattr(port, name).eq(getattr(master, name)) for name in outward]
     m.d.comb += [port.rready.eq(1), master.arready.eq(port.arready)]
-    m.d.comb += [getattr(master, name).eq(getattr(port, name)) for name in ("rvalid", *BEAT)]
+    m.d.comb += [getattr(master, name).eq(getattr(port, name)) for name in ("rvalid", *READ_BEAT)]

@@ -8,17 +8,11 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from screc_hw.axi.signatures import ReadSignature
+from screc_hw.axi.signatures import READ_ADDRESS, SLVERR, ReadSignature
 
-__all__ = ["SLVERR", "ReadGuard"]
-
-SLVERR = 0b10
-"""RRESP of a failed access. Source: AMBA AXI4 specification, A3.4.4."""
+__all__ = ["ReadGuard"]
 
 MAX_ID_BITS = 6
-
-ADDRESS = ("araddr", "arid", "arlen", "arsize", "arburst")
-BEAT = ("rdata", "rid", "rresp", "rlast")
 
 
 class ReadGuard(wiring.Component):
@@ -100,6 +94,7 @@ class ReadGuard(wiring.Component):
         self._asker = Signal(id_bits)
         self._length = Signal(8)
         self._turn = Signal(len(ids), init=1)  # one-hot: whose beats are answered
+        self._left = Signal(len(ids))  # beats that are owed, and were a cycle ago
         self._port_owes = Signal(count)
         self._owed = [Signal(count, name=f"owed_{number}") for number in ids]
 
@@ -118,7 +113,7 @@ class ReadGuard(wiring.Component):
         ]
         with m.If(normal & (~o.arvalid | o.arready)):
             m.d.sync += o.arvalid.eq(i.arvalid)
-            m.d.sync += [getattr(o, name).eq(getattr(i, name)) for name in ADDRESS]
+            m.d.sync += [getattr(o, name).eq(getattr(i, name)) for name in READ_ADDRESS]
         with m.Elif(o.arready):
             m.d.sync += o.arvalid.eq(0)
 
@@ -131,19 +126,16 @@ class ReadGuard(wiring.Component):
             length.eq(i.arlen),
         ]
 
-        turn = self._turn
-        answers = Signal(len(self._owed))
+        turn, left = self._turn, self._left
+        answers = Signal(len(turn))
+        m.d.comb += answers.eq(Mux(normal, 0, turn & left))
         with m.If(~answers.any()):
             m.d.sync += turn.eq(turn.rotate_left(1))
-        left = Signal(len(self._owed))
         for number, owed in enumerate(self._owed):
-            answer = answers[number]
-            beat = Mux(normal, o.rvalid & (o.rid == number), answer)
-            m.d.comb += [
-                left[number].eq(owed != 0),
-                answer.eq(turn[number] & left[number] & ~normal),
-            ]
+            beat = Mux(normal, o.rvalid & (o.rid == number), answers[number])
             _count(m, owed, taken & (asker == number), length, beat)
+            # not counting what is added now, so that the counter's carry stays out of it
+            m.d.sync += left[number].eq(owed[1:].any() | (owed[0] & ~beat))
         _count(m, self._port_owes, through, length, o.rvalid)
 
         mine = Signal.like(i.rid)
@@ -167,7 +159,7 @@ class ReadGuard(wiring.Component):
             m.d.sync += [failed.eq(1), self.expired.eq(1)]
         with m.If(failed & (self._port_owes == 0) & ~through):
             m.d.sync += [failed.eq(0), closing.eq(1)]
-        with m.If(closing & ~taken & ~left.any()):
+        with m.If(closing & ~taken & ~Cat(self._owed).any()):
             m.d.sync += closing.eq(0)
         return m
 

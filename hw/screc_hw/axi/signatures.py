@@ -15,6 +15,15 @@ BOUNDARY_BYTES = 4096
 INCR = 0b01
 """AxBURST of an incrementing burst."""
 
+SLVERR = 0b10
+"""RRESP of a failed access. Source: AMBA AXI4 specification, A3.4.4."""
+
+READ_ADDRESS = ("araddr", "arid", "arlen", "arsize", "arburst")
+"""What a read request brings beside ``arvalid``."""
+
+READ_BEAT = ("rdata", "rid", "rresp", "rlast")
+"""What a beat brings beside ``rvalid``."""
+
 
 class ReadSignature(wiring.Signature):
     """AR and R channels of an AXI4 master; ``id`` tells streams of requests apart.

@@ -8,7 +8,12 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from screc_hw.stream import SkidBuffer
+
 __all__ = ["Merge", "merge_tree"]
+
+SKID_LEVELS = 3
+"""Mergers whose gates a ``ready`` may pass one after the other, before the last one."""
 
 
 class Merge(wiring.Component):
@@ -72,7 +77,8 @@ def merge_tree(
 ) -> tuple[stream.Interface, Value]:
     """Merge ``streams`` by a balanced tree of :class:`Merge`, added to ``m``.
 
-    **Latency** ``ceil(log2(len(streams)))`` cycles; ``ready`` passes as many gates.
+    **Latency** ``ceil(log2(len(streams)))`` cycles; ``ready`` passes as many gates. Beyond eight
+    streams a :class:`SkidBuffer` (a cycle more) ends every three levels.
 
     Returns
     -------
@@ -94,4 +100,10 @@ def merge_tree(
             held.append(merge.o.valid)
         streams = [*merged, *streams[len(streams) & ~1 :]]
         level += 1
+        if level % SKID_LEVELS == 0 and len(streams) > 1:
+            for index, tail in enumerate(streams):
+                m.submodules[f"skid_{level}_{index}"] = skid = SkidBuffer(layout)
+                wiring.connect(m, tail, skid.i)
+                held.append(skid.o.valid)
+                streams[index] = skid.o
     return streams[0], Cat(held).any()

@@ -205,6 +205,9 @@ class CombinerParams:
         bags = (self.rows * self.max_features).bit_length()
         word = (self.vector_words - 1).bit_length()
         header = 32 if self.mean else 16
+        skids, streams = 0, -(-inputs // 8)  # see merge_tree
+        while streams > 1:
+            skids, streams = skids + streams, -(-streams // 8)
         return (
             memory_blocks(self.sums, sum_bits)
             + memory_blocks(self.slots * self.slot_bags, header)
@@ -213,14 +216,14 @@ class CombinerParams:
             + memory_blocks(self.queue_depth, lanes * 8 + address + word)
             + Resources(
                 lut=250
-                + (inputs - 1) * (sum_bits + 37)
+                + (inputs - 1 + skids) * (sum_bits + 37)
                 + lanes * lane_lut
                 + 45 * self.slots
                 + 11 * address
                 + (cores - 1) * (8 * lanes + 33)
                 + (46 if self.mean else 0),
                 ff=387
-                + inputs * (sum_bits + 31)
+                + (inputs + 2 * skids) * (sum_bits + 31)
                 + lanes * lane_ff
                 + self.slots * (COUNT_BITS + 2 + bags)
                 + 17 * address

@@ -86,7 +86,8 @@ class Dequantise(wiring.Component):
         scale1 = delay(Mux(piece.rowwise, scale0, 1).as_signed(), 1)
         shift1 = delay(Mux(piece.rowwise, near0, 0), 1)
         bias1 = delay(Mux(piece.rowwise, bias0, 0).as_signed(), 1)
-        place1 = delay(place0, 1)
+        # 0 as well, for simulators with X: other rows' tails may never have been written
+        place1 = delay(Mux(piece.rowwise, place0, 0), 1)
         # 1-2: the multiplier's operand; the bias in two steps
         scale2 = delay((scale1 << shift1[:4])[: MANTISSA_BITS + NEAR_BITS - 1].as_signed(), 1)
         far4 = delay(shift1[4], 3)
@@ -94,7 +95,8 @@ class Dequantise(wiring.Component):
         bias3 = delay(_place(bias2, Cat(Const(0, 3), delay(place1[3:], 1)), p.acc_bits), 1)
         active3 = delay(piece.active, 3)
         biases4 = [delay(Mux(active3[half], bias3, 0), 1) for half in range(p.halves)]
-        value = self.o.payload
+        value: Any = Signal(self.o.payload.shape(), reset_less=True)
+        m.d.comb += self.o.payload.eq(value)
         for lane in range(p.lanes):
             # 2-4: the product, in the multiplier's own registers
             code2 = delay(piece.data[lane], 2)

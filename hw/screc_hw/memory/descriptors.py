@@ -9,11 +9,9 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from screc_hw.memory.layouts import OFFSET_BITS, RANK_BITS
-from screc_hw.memory.params import MemoryCoreParams
-from screc_hw.protocol import FEATURE_FIELDS, FEATURE_WORDS, RANGE_PREFIX, LoadTarget
+from screc_hw.memory.params import WORD_BITS, MemoryCoreParams
+from screc_hw.protocol import FEATURE_FIELDS, FEATURE_WORDS, LoadTarget
 from screc_hw.stream import config_layout, index_bits
-
-WORD_BITS = 64
 
 
 def descriptor_layout() -> data.FlexibleLayout:
@@ -30,19 +28,6 @@ def staging_layout() -> data.StructLayout:
     No row is read at or beyond beat ``limit`` from the base pointer.
     """
     return data.StructLayout({"base": OFFSET_BITS, "beats": RANK_BITS, "limit": RANK_BITS})
-
-
-def stored_bits(params: MemoryCoreParams, word: int) -> int:
-    """Bits of descriptor word ``word`` that this core uses; 0 where it is for a tier not built."""
-    unused = {RANGE_PREFIX[tier] for tier in RANGE_PREFIX if tier not in params.tiers}
-    ends = [
-        low + width - word * WORD_BITS
-        for name, (low, width) in FEATURE_FIELDS.items()
-        if low // WORD_BITS == word
-        and name != "reserved"
-        and not name.startswith(tuple(unused or "-"))
-    ]
-    return max(ends, default=0)
 
 
 class Descriptors(wiring.Component):
@@ -102,7 +87,7 @@ class Descriptors(wiring.Component):
         )
         read: list[Value] = []
         for i in range(FEATURE_WORDS):
-            width = stored_bits(p, i)
+            width = p.descriptor_bits(i)
             if width == 0:
                 read.append(Const(0, WORD_BITS))
                 continue

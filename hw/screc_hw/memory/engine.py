@@ -26,7 +26,7 @@ from screc_hw.memory.layouts import (
     tt_row_layout,
 )
 from screc_hw.memory.onchip import OnchipRows
-from screc_hw.memory.params import REQUEST_DEPTH, MemoryCoreParams
+from screc_hw.memory.params import MemoryCoreParams
 from screc_hw.memory.pool import PieceMerge, Pool
 from screc_hw.memory.remap import Remap
 from screc_hw.memory.slice import Slicer
@@ -266,9 +266,9 @@ class GatherEngine(wiring.Component):
     ) -> stream.Interface:
         """Connect the lane of ``tier``; return its pieces."""
         p = self._params
-        depth = p.outstanding if tier == "dram" else REQUEST_DEPTH
+        depth = p.outstanding if tier == "dram" else p.request_depth
         rows = DeepQueue(row_layout(p), depth)
-        requests = DeepQueue(lane_request_layout(p, tier), REQUEST_DEPTH)
+        requests = DeepQueue(lane_request_layout(p, tier), p.request_depth)
         skid = SkidBuffer(piece_layout(p))
         m.submodules[f"rows_{tier}"] = rows
         m.submodules[f"requests_{tier}"] = requests

