@@ -187,8 +187,8 @@ class PoolBench(wiring.Component):
     ("params", "depth"),
     [
         pytest.param(SMALL, 8, id="small"),
-        pytest.param(SMALL, 13, id="longer", marks=pytest.mark.slow),
-        pytest.param(HALVES, 9, id="halves", marks=pytest.mark.slow),
+        pytest.param(SMALL, 10, id="longer", marks=pytest.mark.slow),
+        pytest.param(HALVES, 8, id="halves", marks=pytest.mark.slow),
     ],
 )
 def test_merge_and_pool_emit_every_partial_once(params, depth, tmp_path):
