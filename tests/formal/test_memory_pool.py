@@ -210,13 +210,11 @@ def _lose_a_piece(m, merge):
 
 
 def _call_all_one_lane(m, merge):
-    with m.If(merge.i[1].valid & merge.i[1].ready):
-        m.d.sync += merge.o.payload.lane.eq(0)
+    m.d.comb += merge.o.payload.lane.eq(0)
 
 
 def _take_pieces_for_slices(m, merge):
-    with m.If(merge.i[0].valid & merge.i[0].ready):
-        m.d.sync += merge.o.payload.complete.eq(1)
+    m.d.comb += merge.o.payload.complete.eq(1)
 
 
 def _go_on_counting(m, pool):
