@@ -1,23 +1,44 @@
 import dataclasses
 
 import pytest
-from amaranth.hdl import Assert, Assume, Cat, Const, Cover, Module, Mux, Signal
+from amaranth.hdl import Assert, Assume, Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from screc_hw.axi import BOUNDARY_BYTES, ReadSignature
-from screc_hw.memory import engine, onchip
+from screc_hw.memory import engine
 from screc_hw.memory.lanes import Lanes
 from screc_hw.memory.layouts import routed_layout
 from screc_hw.memory.params import MemoryCoreParams
 from screc_hw.stream import config_layout, partial_layout
 from tests.formal.kit import prove, refute
-from tests.formal.rules import constant, held, read_port, within
-from tests.formal.state import opened, sole
+from tests.formal.rules import constant, held, read_port
+from tests.formal.state import sole
 
 pytestmark = pytest.mark.formal
 
-SMALL = MemoryCoreParams(
+
+class ShortQueues(MemoryCoreParams):
+    """Queues that are full within the depth of a proof."""
+
+    @property
+    def request_depth(self):
+        return 2
+
+    @property
+    def onchip_reads(self):
+        return max(2, self.max_row_beats)
+
+
+class FewReads(ShortQueues):
+    """On-chip reads that a row-wise row of three beats does not fit."""
+
+    @property
+    def onchip_reads(self):
+        return 2
+
+
+SMALL = ShortQueues(
     port_bits=128,
     lanes=16,
     outstanding=2,
@@ -65,16 +86,16 @@ class LanesToPartials(engine.GatherEngine):
 
 
 class ProgressBench(wiring.Component):
-    """Bags of lookups in one lane or two, a memory and a sink that are slow but go on.
+    """A number of lookups, in one lane or two, a memory and a sink that may be slow.
 
-    Every lookup is taken, and every partial whose bag has ended leaves, within a bound.
+    From reset, the next lookup is taken, and after the last all partials have left, within a bound.
+    Which lookups they are, and which of memory and sink are slow, the solver picks.
     """
 
-    def __init__(self, params=SMALL, *, bound, lookups=6, covers=False):
+    def __init__(self, params=SMALL, *, bound, lookups):
         self._params = params
         self._bound = bound
         self._lookups = lookups
-        self._covers = covers
         super().__init__(
             {
                 "i": In(stream.Signature(routed_layout(params))),
@@ -87,7 +108,7 @@ class ProgressBench(wiring.Component):
         m = Module()
         p, i, axi = self._params, self.i, self.axi
         dut = LanesToPartials(p)
-        m.submodules.dut, state = opened(dut)
+        m.submodules.dut = dut
         wiring.connect(m, wiring.flipped(i), dut.i)
         wiring.connect(m, dut.axi, wiring.flipped(axi))
         o = dut.partials
@@ -116,16 +137,7 @@ class ProgressBench(wiring.Component):
             Assume((come != self._lookups - 1) | i.payload.row.last),
             Assert((since != self._bound) | (done & ~dut.busy), "all leaves in time"),
         ]
-        if self._covers:
-            m.d.comb += Cover(done & (since == self._bound - 1) & dut.busy)
         return m
-
-    def _queues(self, p):
-        queues = [f"source_{tier}.fifo" for tier in p.tiers]
-        if p.rowwise:
-            parts = ("coming", "catcher.queue")
-            queues += [f"source_{tier}.{part}" for tier in p.tiers for part in parts]
-        return queues
 
     def _stream(self, m):
         """State what ``Bound`` is proven to make, of bags of up to ``BAG`` lookups."""
@@ -162,12 +174,49 @@ class ProgressBench(wiring.Component):
                     m.d.comb += Assume(tail.rowwise == row.rowwise)
 
 
-@pytest.fixture
-def short_queues(monkeypatch):
-    """Queues so short that they are full within the depth of a proof."""
-    monkeypatch.setattr(engine, "REQUEST_DEPTH", 2)
-    monkeypatch.setattr(onchip, "ONCHIP_READS", 2)
-
-
 ROWWISE = dataclasses.replace(SMALL, outstanding=3, rowwise=True)
 """Rows of up to three beats, of which the last may hold scale and bias alone."""
+
+
+def bound(lookups):
+    """Cycles after which all has left: a row at a time, in every other cycle, and the way."""
+    return 14 * lookups + 12
+
+
+@pytest.mark.parametrize(
+    ("params", "lookups"),
+    [
+        pytest.param(SMALL, 1, id="int8-1"),
+        pytest.param(SMALL, 2, id="int8-2", marks=pytest.mark.slow),
+        pytest.param(SMALL, 3, id="int8-3", marks=pytest.mark.slow),
+        pytest.param(ROWWISE, 1, id="rowwise-1", marks=pytest.mark.slow),
+    ],
+)
+def test_every_lookup_is_taken_and_every_partial_leaves(params, lookups, tmp_path):
+    bench = ProgressBench(params, bound=bound(lookups), lookups=lookups)
+    verdict = prove(bench, tmp_path, depth=bound(lookups) + 2 * lookups + 6)
+    assert verdict.passed, verdict
+
+
+@pytest.mark.slow
+def test_reads_of_less_than_a_row_never_end(tmp_path):
+    params = FewReads(**dataclasses.asdict(ROWWISE))
+    bench = ProgressBench(params, bound=bound(1), lookups=1)
+    refute(bench, tmp_path, depth=bound(1) + 8, rule="all leaves in time")
+
+
+class NeverKnown(Lanes):
+    """Waits for the next lookup of the lane where the bag has ended in the other."""
+
+    def elaborate(self, platform):
+        m = super().elaborate(platform)
+        with m.If(~self.i.payload.lane[0]):
+            m.d.sync += sole(m, "known_dram").eq(sole(m, "known_dram"))
+        return m
+
+
+@pytest.mark.slow
+def test_a_bag_that_ends_in_another_lane_must_be_known(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "Lanes", NeverKnown)
+    bench = ProgressBench(SMALL, bound=bound(2), lookups=2)
+    refute(bench, tmp_path, depth=bound(2) + 10, rule="all leaves in time")

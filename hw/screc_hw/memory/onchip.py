@@ -9,7 +9,7 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from screc_hw.memory.layouts import onchip_layout, tail_layout
-from screc_hw.memory.params import ONCHIP_READS, WORD_BITS, MemoryCoreParams
+from screc_hw.memory.params import WORD_BITS, MemoryCoreParams
 from screc_hw.memory.tails import TailCatcher, coming_layout
 from screc_hw.protocol import LoadTarget
 from screc_hw.resources import URAM_DEPTH
@@ -69,7 +69,8 @@ class OnchipRows(wiring.Component):
         m = Module()
         p = self._params
         request = self.requests.payload
-        places = Signal(range(ONCHIP_READS + 1), init=ONCHIP_READS)
+        reads = p.onchip_reads
+        places = Signal(range(reads + 1), init=reads)
         index = Signal(index_bits(p.max_row_beats))
         issue, last = Signal(), Signal()
         address = Signal.like(request.address, reset_less=True)
@@ -79,7 +80,7 @@ class OnchipRows(wiring.Component):
             issue.eq(self.requests.valid & (places != 0)),
             self.requests.ready.eq(issue & last),
             self.beat.eq(reading[-1]),
-            self.busy.eq(places != ONCHIP_READS),
+            self.busy.eq(places != reads),
         ]
         returned = Signal()
         m.d.sync += [
@@ -91,13 +92,13 @@ class OnchipRows(wiring.Component):
         with m.If(issue):
             m.d.sync += index.eq(Mux(last, 0, index + 1))
 
-        m.submodules.fifo = fifo = DeepQueue(p.port_bits, ONCHIP_READS, reserved=True)
+        m.submodules.fifo = fifo = DeepQueue(p.port_bits, reads, reserved=True)
         wiring.connect(m, fifo.o, wiring.flipped(self.beats))
         beats = self._columns(m, address)
         m.d.comb += [fifo.i.valid.eq(reading[-1]), fifo.i.payload.eq(beats)]
         if p.rowwise:
-            m.submodules.coming = coming = DeepQueue(coming_layout(p), ONCHIP_READS, reserved=True)
-            m.submodules.catcher = catcher = TailCatcher(p, ONCHIP_READS)
+            m.submodules.coming = coming = DeepQueue(coming_layout(p), reads, reserved=True)
+            m.submodules.catcher = catcher = TailCatcher(p, reads)
             wiring.connect(m, coming.o, catcher.rows)
             wiring.connect(m, catcher.tails, wiring.flipped(self.tails))
             m.d.comb += [

@@ -181,6 +181,14 @@ class MemoryCoreParams:
         return SHARED_REQUEST_DEPTH if len(self.tiers) > 1 else REQUEST_DEPTH
 
     @property
+    def onchip_reads(self) -> int:
+        """Beats that may be read from on-chip memory and not yet taken.
+
+        A whole row at least, for the first beat of a row-wise row is taken when the last has come.
+        """
+        return max(ONCHIP_READS, self.max_row_beats)
+
+    @property
     def port_beats(self) -> int:
         """Beats of rows and records that the core may have asked for and not received."""
         return self.outstanding + self.section_beats
@@ -294,4 +302,4 @@ class MemoryCoreParams:
         Within 10 % of Yosys' mapping (``synth_xilinx -family xcup``) of the core for all port
         widths, 4 to 128 lanes and every tier; tests/unit/test_memory_resources.py.
         """
-        return core_resources(self, requests=self.request_depth, reads=ONCHIP_READS)
+        return core_resources(self, requests=self.request_depth, reads=self.onchip_reads)
