@@ -340,3 +340,12 @@ def test_rows_on_chip_may_lie_in_several_blocks_of_memory(monkeypatch, back, row
     assert len(bench.onchip) == 16 * (50 if rowwise else 40)
     bench.section(bag(0, 0, [*range(10)]) + bag(1, 0, [9, 0, 12, 3, 3, 8]), samples=2)
     run(bench, back=back)
+
+
+@pytest.mark.parametrize("dim", [224, 256, 480])
+def test_row_wise_rows_longer_than_the_reads_on_chip_do_not_wait_for_themselves(dim):
+    core = params(port_bits=128, lanes=32, max_slices=dim // 32, onchip_beats=160, rowwise=True)
+    table = Table(dim, first=4, last=8, onchip=Span(0, 4), rowwise=True)
+    bench = Bench(core, [table])
+    bench.section(bag(0, 0, [0, 3, 5, 1]) + bag(1, 0, [2, 2]), samples=2)
+    run(bench)
