@@ -4,7 +4,10 @@ import random
 
 import pytest
 
+from screc_hw.emit import emit_netlist, lint
+from screc_hw.memory.core import MemoryCore
 from screc_hw.memory.params import MemoryCoreParams
+from screc_hw.netlist import check_netlist, convert
 from screc_hw.protocol import FEATURE_FIELDS, LoadTarget, pack
 from tests.support.gather import BASE, BOUNDARY, Bench, Slave, Span, Table, run
 from tests.support.pysim import PATTERNS
@@ -349,3 +352,18 @@ def test_row_wise_rows_longer_than_the_reads_on_chip_do_not_wait_for_themselves(
     bench = Bench(core, [table])
     bench.section(bag(0, 0, [0, 3, 5, 1]) + bag(1, 0, [2, 2]), samples=2)
     run(bench)
+
+
+@pytest.mark.parametrize(
+    "tiers",
+    [
+        {"rowwise": True, "onchip_beats": 64, "pool_beats": 2},
+        {"tt_fraction": 4, "onchip_beats": 64},
+    ],
+    ids=["rowwise", "tt"],
+)
+def test_the_emitted_core_is_clean(tmp_path, tiers):
+    core = params(port_bits=128, max_slices=2, **tiers)
+    netlist = convert(MemoryCore(core), name="core")
+    lint(emit_netlist(netlist, tmp_path), "core")
+    check_netlist(netlist)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Array, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -81,7 +81,9 @@ class TailCatcher(wiring.Component):
         word = Signal(32, reset_less=True)
         m.d.sync += [
             caught.eq(valid & last & row.tail.rowwise),
-            word.eq(beat.word_select(row.tail.word, 32)),
+            word.eq(
+                Array(beat.word_select(i, 32) for i in range(p.beat_bytes // 4))[row.tail.word]
+            ),
         ]
         m.d.comb += [queue.i.valid.eq(caught), queue.i.payload.eq(word)]
         return m
