@@ -98,7 +98,6 @@ class FetchBench(wiring.Component):
             m.d.comb += [
                 Assert(here == ledger.total + arrived + queue, "here: invariant"),
                 Assert(ledger.owed[0] == ledger.total, "one ID: invariant"),
-                Assert(state.orderly("fifo"), "skid: invariant"),
             ]
             if rows:
                 self._row_invariants(m, state, coming)
