@@ -55,13 +55,11 @@ class State:
         return sole((self.part(part) if part else self)._module, name)
 
     def entries(self, queue: str) -> Value:
-        """Return how many entries the ``DeepQueue`` at ``queue`` holds."""
-        skid = self.part(f"{queue}.skid").ports.o.valid + self[f"{queue}.skid.spare_valid"]
-        return self[f"{queue}.fifo.inner_level"] + self.part(f"{queue}.fifo").ports.r_rdy + skid
-
-    def orderly(self, queue: str) -> Value:
-        """Return that the spare register of the ``DeepQueue`` at ``queue`` is filled last."""
-        return self.part(f"{queue}.skid").ports.o.valid | ~self[f"{queue}.skid.spare_valid"]
+        """Return how many entries the ``DeepQueue`` at ``queue`` holds, itself if empty."""
+        part = self.part(queue) if queue else self
+        # of its two last registers: one, and both
+        ends = part.ports.o.valid + ~part["load"]
+        return part["fifo.inner_level"] + part.part("fifo").ports.r_rdy + ends
 
     def overflows(self, queue: str) -> Value:
         """Return that the ``DeepQueue`` at ``queue`` is full and is written."""

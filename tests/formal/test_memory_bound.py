@@ -10,6 +10,7 @@ from screc_hw.memory.params import MemoryCoreParams
 from screc_hw.memory.remap import Remap
 from screc_hw.stream import config_layout
 from tests.formal.kit import prove, refute
+from tests.formal.mutants import cases, mutant
 from tests.formal.rules import constant, held
 from tests.formal.state import opened, sole
 
@@ -176,6 +177,7 @@ def test_no_row_outside_its_memory_passes_the_bound(tmp_path):
     assert verdict.passed, verdict
 
 
+@pytest.mark.slow
 def test_rows_up_to_the_limit_pass_the_bound(tmp_path):
     verdict = prove(BoundBench(covers=True), tmp_path, mode="cover", depth=6)
     assert verdict.passed, verdict
@@ -223,15 +225,11 @@ MUTANTS = {
 }
 
 
-@pytest.mark.parametrize("change", MUTANTS, ids=lambda change: change.__name__[1:])
+@pytest.mark.parametrize("change", cases(MUTANTS, (_one_beat_too_far,)))
 def test_bound_rules_catch_a_mutant(change, tmp_path):
-    class Mutant(Bound):
-        def elaborate(self, platform):
-            m = super().elaborate(platform)
-            change(m, self)
-            return m
-
-    refute(BoundBench(Mutant, invariants=False), tmp_path, depth=6, rule=MUTANTS[change])
+    refute(
+        BoundBench(mutant(Bound, change), invariants=False), tmp_path, depth=6, rule=MUTANTS[change]
+    )
 
 
 class RowsOfAnyLength(Remap):
@@ -248,6 +246,8 @@ class SlicesOfAnyCount(Remap):
         return Const(1)
 
 
-@pytest.mark.parametrize("make", [RowsOfAnyLength, SlicesOfAnyCount])
+@pytest.mark.parametrize(
+    "make", [RowsOfAnyLength, pytest.param(SlicesOfAnyCount, marks=pytest.mark.slow)]
+)
 def test_remap_rules_catch_a_mutant(make, tmp_path):
     refute(RemapBench(make), tmp_path, depth=16, rule="place: ")

@@ -8,6 +8,7 @@ from screc_hw.memory.lanes import Lanes
 from screc_hw.memory.layouts import checked_layout, record_layout, routed_layout
 from screc_hw.memory.params import MemoryCoreParams
 from tests.formal.kit import prove, refute
+from tests.formal.mutants import cases, mutant
 from tests.formal.rules import held
 from tests.formal.state import opened, sole
 
@@ -254,6 +255,7 @@ def test_every_lookup_leaves_once_and_every_partial_has_one_last(tmp_path):
     assert verdict.passed, verdict
 
 
+@pytest.mark.slow
 def test_bags_end_in_several_lanes_at_once(tmp_path):
     verdict = prove(LanesBench(covers=True), tmp_path, mode="cover", depth=8)
     assert verdict.passed, verdict
@@ -270,6 +272,7 @@ def test_every_record_of_a_bag_leaves_once_for_longer(tmp_path):
     assert verdict.passed, verdict
 
 
+@pytest.mark.slow
 def test_runs_end_in_every_way(tmp_path):
     verdict = prove(CheckBench(covers=True), tmp_path, mode="cover", depth=12)
     assert verdict.passed, verdict
@@ -315,17 +318,7 @@ LANES_MUTANTS = {
 }
 
 
-def mutant(base, change):
-    class Mutant(base):
-        def elaborate(self, platform):
-            m = super().elaborate(platform)
-            change(m, self)
-            return m
-
-    return Mutant
-
-
-@pytest.mark.parametrize("change", LANES_MUTANTS, ids=lambda change: change.__name__[1:])
+@pytest.mark.parametrize("change", cases(LANES_MUTANTS, (_end_where_the_bag_ends,)))
 def test_lanes_rules_catch_a_mutant(change, tmp_path):
     bench = LanesBench(mutant(Lanes, change), invariants=False)
     refute(bench, tmp_path, depth=8, rule=LANES_MUTANTS[change])
@@ -357,7 +350,7 @@ CHECK_MUTANTS = {
 }
 
 
-@pytest.mark.parametrize("change", CHECK_MUTANTS, ids=lambda change: change.__name__[1:])
+@pytest.mark.parametrize("change", cases(CHECK_MUTANTS, (_forget_the_section_s_end,)))
 def test_check_rules_catch_a_mutant(change, tmp_path):
     bench = CheckBench(mutant(BagCheck, change))
     refute(bench, tmp_path, depth=8, rule=CHECK_MUTANTS[change])

@@ -10,6 +10,7 @@ from screc_hw.memory.params import MemoryCoreParams
 from screc_hw.memory.pool import PieceMerge, Pool
 from screc_hw.stream import partial_layout
 from tests.formal.kit import prove, refute
+from tests.formal.mutants import cases, mutant
 from tests.formal.rules import constant, held, within
 from tests.formal.state import sole
 
@@ -255,17 +256,7 @@ POOL_MUTANTS = {
 }
 
 
-def mutant(base, change):
-    class Mutant(base):
-        def elaborate(self, platform):
-            m = super().elaborate(platform)
-            change(m, self)
-            return m
-
-    return Mutant
-
-
-@pytest.mark.parametrize("change", MERGE_MUTANTS, ids=lambda change: change.__name__[1:])
+@pytest.mark.parametrize("change", cases(MERGE_MUTANTS, (_let_others_between,)))
 def test_merge_rules_catch_a_mutant(change, tmp_path):
     bench = PoolBench(merge=mutant(PieceMerge, change))
     refute(bench, tmp_path, depth=9, rule=MERGE_MUTANTS[change])
@@ -277,7 +268,7 @@ def test_a_piece_is_not_taken_for_a_slice(tmp_path):
     refute(bench, tmp_path, depth=9)
 
 
-@pytest.mark.parametrize("change", POOL_MUTANTS, ids=lambda change: change.__name__[1:])
+@pytest.mark.parametrize("change", cases(POOL_MUTANTS, (_read_too_early,)))
 def test_pool_rules_catch_a_mutant(change, tmp_path):
     bench = PoolBench(pool=mutant(Pool, change))
     refute(bench, tmp_path, depth=9, rule=POOL_MUTANTS[change])
