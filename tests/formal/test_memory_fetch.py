@@ -106,7 +106,7 @@ class FetchBench(wiring.Component):
         return m
 
     def _requests(self, m, rows):
-        """State what a request is; ``Bound`` and ``SectionReader`` are proven to make such."""
+        """State what a request is: of ``Bound`` that is proven, of ``SectionReader`` simulated."""
         request, size = self.i.payload, self._params.beat_log2
         m.d.comb += Assume(self.end <= 1 << self._params.address_bits)
         with m.If(self.i.valid):
