@@ -208,6 +208,7 @@ def test_the_command_prints_json_and_a_table(monkeypatch, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)
 def test_the_whole_benchmark_meets_what_it_must():
     found = bench_gather.points()
     for point, result in zip(found, bench_gather.bench_gather(found, cache=CACHE), strict=True):

@@ -39,6 +39,9 @@ SHARED_REQUEST_DEPTH = 64
 order, so lanes that are loaded alike run dry while another's queue is full: measured with a share
 of 0.5 on chip, 16 places give 0.81 of the rate, 64 give 0.89 to 0.97."""
 
+MIN_ADDRESS_BITS = 13
+"""A block of 4 KiB, and a bit that tells it from the next."""
+
 MAX_SLICES = (1 << FEATURE_FIELDS["slices"][1]) - 1
 """Most slices of a row, the descriptor's limit."""
 
@@ -109,6 +112,15 @@ class MemoryCoreParams:
             value = getattr(self, name)
             if value < 1 or value & (value - 1):
                 raise ValueError(f"{name} must be a power of two, not {value}")
+        for name, low, high in (
+            ("rows", 1, 1 << 16),
+            ("slots", 1, 1 << 16),
+            ("max_bag", 1, MAX_BAG),
+            ("address_bits", MIN_ADDRESS_BITS, 64),
+            ("onchip_beats", 0, 1 << 32),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} must lie in {low}..{high}, not {getattr(self, name)}")
         if not 4 <= self.lanes <= 128:
             raise ValueError(f"lanes must lie in 4..128, not {self.lanes}")
         if self.lanes * 4 > self.port_bits:
@@ -117,8 +129,6 @@ class MemoryCoreParams:
             )
         if not 32 <= self.pool_bits <= 64:
             raise ValueError(f"pool_bits must lie in 32..64, not {self.pool_bits}")
-        if self.onchip_beats < 0:
-            raise ValueError(f"onchip_beats must not be negative, not {self.onchip_beats}")
         if self.tt_fraction is not None and not 0 <= self.tt_fraction <= 10:
             raise ValueError(f"tt_fraction must lie in 0..10, not {self.tt_fraction}")
         if self.pool_beats not in (1, 2):
