@@ -158,7 +158,7 @@ def test_two_plans_give_the_same_bits(case):
 MUTATIONS = {
     # one lane's adder of the pool subtracts
     "adder": (
-        "*_memory_0_pool.sv",
+        "*_memory_0_engine_pool_0.sv",
         r"(\$signed\(\S+ \[\d+:0\]\)) \+ (\$signed\(held\[)",
         r"\1 - \2",
     ),
