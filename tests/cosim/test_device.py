@@ -37,8 +37,15 @@ def test_dot_is_bit_exact(tmp_path, simulator, timing):
     check_exact(case.run(simulator, 27, size=10, timing=timing))
 
 
-@SIMULATORS
-@pytest.mark.parametrize("timing", [CALM, ROUGH], ids=["calm", "rough"])
+@pytest.mark.parametrize(
+    ("simulator", "timing"),
+    [
+        pytest.param("verilator", CALM, id="calm-verilator"),
+        pytest.param("verilator", ROUGH, id="rough-verilator"),
+        pytest.param("icarus", ROUGH, id="rough-icarus"),
+        pytest.param("icarus", CALM, id="calm-icarus", marks=pytest.mark.slow),
+    ],
+)
 def test_many_cores_and_rows_from_ssd_are_bit_exact(tmp_path, simulator, timing):
     case = compile_case(tmp_path, CONCAT, dram_share=0.3, **MANY)
     run = case.run(simulator, 37, size=16, timing=timing)
@@ -142,8 +149,11 @@ def test_ranks_out_of_range_are_counted_and_never_read(tmp_path):
     assert all(one.sample < 3 for one in run.verdict.first)
 
 
-@SIMULATORS
-@pytest.mark.parametrize("port", ["host", "gmem0"])
+@pytest.mark.parametrize(
+    ("simulator", "port"),
+    # where lookups are lost, a slot's words may never have been written: X in Icarus
+    [("verilator", "host"), ("icarus", "host"), ("verilator", "gmem0")],
+)
 def test_a_read_error_ends_in_a_status_and_not_in_a_hang(tmp_path, simulator, port):
     case = compile_case(tmp_path, DOT, **SMALL)
 

@@ -14,7 +14,7 @@ TIERS = {**ONE, "memory": 2, "onchip_beats": 512}
 POOLS = {**TIERS, "pool_beats": 2}
 
 
-@pytest.mark.parametrize("simulator", [pytest.param("verilator", marks=pytest.mark.slow), "icarus"])
+@pytest.mark.parametrize("simulator", ["verilator", pytest.param("icarus", marks=pytest.mark.slow)])
 def test_on_chip_dram_and_ssd_rows_add_up(tmp_path, simulator):
     case = compile_case(tmp_path, MIXED, dram_share=0.7, onchip_share=0.5, **TIERS)
     run = case.run(simulator, 22, size=10, timing=ROUGH)

@@ -6,8 +6,17 @@ from screc.models import preset_names, preset_shape
 from screc_hw.emit import lint
 from screc_hw.params import DeviceParams
 
+LARGE = {"criteo-terabyte", "rm2"}
+"""Presets whose like is among the others."""
 
-@pytest.mark.parametrize("name", preset_names())
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name
+        for name in preset_names()
+    ],
+)
 def test_preset_is_clean_rtl(name, tmp_path):
     from screc_hw.device.top import Device, emit_device
     from screc_hw.netlist import check_netlist

@@ -13,7 +13,7 @@ from screc_hw.device.header import HeaderCheck
 from screc_hw.device.params import HostParams
 from screc_hw.device.reader import RequestReader
 from screc_hw.model import FeatureShape, ModelShape, TableShape
-from screc_hw.protocol import StatusBit
+from screc_hw.protocol import LoadTarget, StatusBit
 from tests.support.pysim import PATTERNS, pauses
 
 BASE = 0x7_0000_0FC0  # one beat before a 4 KiB boundary
@@ -452,7 +452,7 @@ BAD_HEADERS = [
     (changed(GOOD, w2=256, w7=65536 + 1), True, StatusBit.HEADER, 1),
     (changed(GOOD, w2=256, w8=1), True, StatusBit.HEADER, 1),  # sections
     (changed(GOOD, w2=64 * 22, w5=20), True, StatusBit.HEADER, 1),  # beyond the queue
-    (changed(LOAD, w9=7), True, StatusBit.HEADER, 1),  # target
+    (changed(LOAD, w9=max(LoadTarget) + 1), True, StatusBit.HEADER, 1),  # target
     (changed(LOAD, w2=64, w11=0), True, StatusBit.HEADER, 1),  # nothing to load
     (changed(LOAD, w11=9), True, StatusBit.HEADER, 1),
     (changed(LOAD, w2=64 * 2, w11=8 + (1 << 31)), True, StatusBit.HEADER, 1),
