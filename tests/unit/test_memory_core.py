@@ -365,7 +365,7 @@ def test_row_wise_rows_longer_than_the_reads_on_chip_do_not_wait_for_themselves(
     ids=["rowwise", "tt"],
 )
 def test_the_emitted_core_is_clean(tmp_path, tiers):
-    core = params(port_bits=128, max_slices=2, onchip_beats=64, **tiers)
+    core = params(port_bits=128, max_slices=2, **tiers)
     netlist = convert(MemoryCore(core), name="core")
     lint(emit_netlist(netlist, tmp_path), "core")
     check_netlist(netlist)
