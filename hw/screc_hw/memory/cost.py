@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from screc_hw.protocol import FEATURE_FIELDS, FEATURE_WORDS
+from screc_hw.protocol import FEATURE_FIELDS, FEATURE_WORDS, LOOKUP_FIELDS, ROW_TAIL_BYTES
 from screc_hw.resources import URAM_DEPTH, Resources, memory_blocks
 
 if TYPE_CHECKING:
     from screc_hw.memory.params import MemoryCoreParams
 
-RANK_BITS = 32
+RANK_BITS = LOOKUP_FIELDS["rank"][1]
 OFFSET_BITS = FEATURE_FIELDS["base"][1]
-RECORD_BITS = 62  # a lookup record without its reserved bits
+RECORD_BITS = LOOKUP_FIELDS["reserved"][0]  # a lookup record without its reserved bits
 SECTION_BITS = 16 + 16  # samples and first sub-batch of a section, beside each record
 SEQUENCE_BITS = 16
 COUNT_BITS = 16  # lookups of a partial
-TAIL_BITS = 32
+TAIL_BITS = 8 * ROW_TAIL_BYTES
 WORD_BITS = 64  # of a LOAD block
 STAGING_BITS = OFFSET_BITS + 2 * RANK_BITS
 COUNTERS = 6  # range errors, lookups, stalls; beats of the engine, of records, of both

@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from screc_hw.memory.layouts import lane_piece_layout, value_layout
 from screc_hw.memory.params import MemoryCoreParams
+from screc_hw.memory.stages import Stages
 
 __all__ = ["Dequantise"]
 
@@ -60,24 +61,9 @@ class Dequantise(wiring.Component):
         """Build the stages; a name's number is the count of registers it has passed."""
         m = Module()
         p = self._params
-        advance = Signal()
-        valid = Signal(self.STAGES)
-        m.d.comb += [
-            advance.eq(~self.o.valid | self.o.ready),
-            self.i.ready.eq(advance),
-            self.o.valid.eq(valid[-1]),
-            self.busy.eq(valid.any()),
-        ]
-        with m.If(advance):
-            m.d.sync += valid.eq(Cat(self.i.valid, valid[:-1]))
-
-        def delay(value: Any, cycles: int) -> Any:
-            for _ in range(cycles):
-                later = Signal.like(value, reset_less=True)
-                with m.If(advance):
-                    m.d.sync += later.eq(value)
-                value = later
-            return value
+        stages = Stages(m, self.i, self.o, self.STAGES)
+        advance, delay = stages.advance, stages.delay
+        m.d.comb += self.busy.eq(stages.valid.any())
 
         piece = self.i.payload
         # 0-1: significands and exponents
