@@ -89,6 +89,11 @@ class LoadTarget(enum.IntEnum):
     REQUANTISE = 5  # compute core: one word per output channel or scalar entry
     SIGMOID = 6  # compute core: one word per table point
     GATHER_ROWS = 7  # memory core: its on-chip rows, port_bits / 64 words per beat
+    TT_TABLES = 8  # TT reconstructor of a memory core: TT_TABLE_WORDS words per table
+    TT_CORE1 = 9  # ... first, second and third TT cores, as tt.image lays them out
+    TT_CORE2 = 10
+    TT_CORE3 = 11
+    TT_PIN = 12  # ... the word is a count: compute the pinned prefixes of tables 0 to count - 1
 
 
 ALL_CORES = 0xFF
@@ -156,6 +161,39 @@ COMBINER_FIELDS: dict[str, tuple[int, int]] = {
     "mean": (22, 1),
     "slices": (24, 8),
     "vector_base": (32, 20),  # first word of this bag in a slot of the feature buffer
+}
+
+
+# --- TT reconstructor: table descriptor, TT_TABLE_WORDS × 64 bits ----------------------------------
+# K1, K2: steps of ``chain`` that r1, r2 take; T: values of j2 that one group computes; B = q3 / 4.
+TT_TABLE_WORDS = 8
+TT_TABLE_FIELDS: dict[str, tuple[int, int]] = {
+    "rows": (0, 32),  # a row at or beyond it is counted as an error and is 0
+    "p3": (32, 11),
+    "p2": (43, 11),
+    "m3": (64, 40),  # ceil(2**(row_bits + 10) / p3): row // p3 is exact, see tt.digits
+    "m2": (128, 40),  # ceil(2**30 / p2)
+    "base1": (192, 20),  # first word of each core
+    "base2": (212, 24),
+    "base3": (236, 20),
+    "stride1": (256, 4),  # words per i1: K1
+    "stride2": (260, 12),  # words per i2
+    "stride3": (272, 8),  # words per i3: B · K2
+    "entry_words": (280, 8),  # words of a finished first product: T · K2
+    "pins": (288, 21),  # prefixes below it are pinned, from word pin_base of the store
+    "steps1": (320, 12),  # array steps of the first product: T · columns / 4 · K1
+    "steps2": (332, 12),  # of the second: T · B · K2
+    "k2": (344, 4),  # K2
+    "blocks": (348, 4),  # B
+    "shift1": (352, 3),  # rounding shift of the first product
+    "pairs": (355, 1),  # q1 <= 2 and even q2: groups 2 and 3 compute the upper half of j2
+    "slices": (356, 8),  # dim / lanes of the memory core
+    "chunk1": (364, 8),  # chunk of groups 1 and 3 beyond those of 0 and 2: q2 · B
+    "chunk2": (372, 8),  # chunk of groups 2 and 3 beyond those of 0 and 1
+    "m": (384, 16),  # requantisation of the second product
+    "s": (400, 6),
+    "chunks": (406, 8),  # dim / 4; chunks beyond are padding
+    "pin_base": (416, 24),
 }
 
 

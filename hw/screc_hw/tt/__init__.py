@@ -1,0 +1,1 @@
+"""The tensor-train reconstructor: rows of a table rebuilt from its TT cores."""
