@@ -1,5 +1,5 @@
-// The part of a DSP48E2 that SCRec's instances use: AREG = BREG = MREG = PREG = 1, P = A * B + Z with
-// Z = 0 or PCIN. Written from UG579; an instance with other attributes or modes stops the simulation.
+// The part of a DSP48E2 that SCRec's instances use: P = A * B + Z or (A + D) * B + Z, Z = 0 or PCIN,
+// with every register on the way (AREG = MREG = PREG = 1; BREG = 1, or 2 beside DREG = ADREG = 1). Written from UG579; an instance with other attributes or modes stops the simulation.
 module DSP48E2 #(
     parameter AMULTSEL = "A", parameter BMULTSEL = "B", parameter USE_MULT = "MULTIPLY",
     parameter AREG = 1, parameter ACASCREG = 1, parameter BREG = 1, parameter BCASCREG = 1,
@@ -15,23 +15,28 @@ module DSP48E2 #(
     input RSTD, input RSTINMODE, input RSTM, input RSTP,
     output [47:0] P, output [47:0] PCOUT
 );
+  localparam ADDS = AMULTSEL == "AD";
   wire resets = |{RSTA, RSTALLCARRYIN, RSTALUMODE, RSTB, RSTC, RSTCTRL, RSTD, RSTINMODE, RSTM, RSTP};
   initial
-    if (AREG != 1 || BREG != 1 || MREG != 1 || PREG != 1 || OPMODEREG != 0 || ALUMODEREG != 0
-        || INMODEREG != 0 || AMULTSEL != "A" || BMULTSEL != "B" || USE_MULT != "MULTIPLY")
+    if (AREG != 1 || MREG != 1 || PREG != 1 || OPMODEREG != 0 || ALUMODEREG != 0 || INMODEREG != 0
+        || BREG != (ADDS ? 2 : 1) || DREG != ADDS || ADREG != ADDS
+        || (AMULTSEL != "A" && AMULTSEL != "AD") || BMULTSEL != "B" || USE_MULT != "MULTIPLY")
       $fatal(1, "DSP48E2 with attributes that the model has not");
-  reg signed [26:0] a = 0;
-  reg signed [17:0] b = 0;
+  reg signed [26:0] a = 0, d = 0, ad = 0;
+  reg signed [17:0] b1 = 0, b2 = 0;
   reg signed [44:0] m = 0;
   reg [47:0] p = 0;
   wire [47:0] z = OPMODE[6:4] == 3'b001 ? PCIN : 48'b0;
   always @(posedge CLK) begin
-    if (resets || ALUMODE != 0 || INMODE != 0 || OPMODE[3:0] != 4'b0101 || OPMODE[8:7] != 0
+    if (resets || ALUMODE != 0 || INMODE != (ADDS ? 4 : 0) || OPMODE[3:0] != 4'b0101 || OPMODE[8:7] != 0
         || OPMODE[6:4] > 1 || CARRYIN || CARRYINSEL != 0)
       $fatal(1, "DSP48E2 in a mode that the model has not");
     if (CEA2) a <= A[26:0];
-    if (CEB2) b <= B;
-    if (CEM) m <= a * b;
+    if (CED) d <= D;
+    if (CEAD) ad <= a + d;
+    if (CEB1) b1 <= B;
+    if (CEB2) b2 <= ADDS ? b1 : B;
+    if (CEM) m <= (ADDS ? ad : a) * b2;
     if (CEP) p <= z + {{3{m[44]}}, m};
   end
   assign P = p;
