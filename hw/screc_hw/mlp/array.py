@@ -1,0 +1,203 @@
+"""The INT8 array: packed dot products over 8 inputs, accumulated and drained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.data import View
+from amaranth.lib.wiring import In, Out
+
+from screc_hw.dsp import FIELD_BITS, PackedDotChain
+from screc_hw.mlp.layouts import (
+    bank_write_layout,
+    operands_layout,
+    step_layout,
+    tag_layout,
+    values_layout,
+)
+from screc_hw.mlp.params import CHAIN, ComputeParams
+from screc_hw.mlp.position import Position
+from screc_hw.stream import config_layout
+
+__all__ = ["Accumulate", "Array"]
+
+
+class Accumulate(wiring.Component):
+    """Adds the sums of 8 products over a layer's inputs, and drains an output per cycle.
+
+    What is finished moves to registers of its own, so the next sums begin at once; groups of
+    outputs must be at least as many cycles apart as the one before has outputs.
+
+    **Latency** 2 cycles from the last sums to the group's first ``column``. **Throughput** 1 step
+    and 1 column per cycle. **Backpressure** none.
+
+    Parameters
+    ----------
+    params
+        Sizes.
+
+    Members
+    -------
+    sums : In(ArrayLayout(ArrayLayout(signed(18), rows), outs))
+    tag : In(tag_layout(params))
+        Of the same step.
+    valid : Out(1)
+    column : Out(values_layout(params))
+    """
+
+    LATENCY = 2
+
+    sums: View[data.ArrayLayout]
+    tag: View[data.StructLayout]
+    valid: Signal
+    column: View[data.ArrayLayout]
+
+    def __init__(self, params: ComputeParams) -> None:
+        self._params = params
+        row = data.ArrayLayout(signed(FIELD_BITS), params.rows)
+        super().__init__(
+            {
+                "sums": In(data.ArrayLayout(row, params.outs)),
+                "tag": In(tag_layout(params)),
+                "valid": Out(1),
+                "column": Out(values_layout(params)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Build the accumulators, and shift registers of finished columns."""
+        m = Module()
+        p = self._params
+        held: list[Any] = [
+            Signal(values_layout(p), name=f"held_{out}", reset_less=True) for out in range(p.outs)
+        ]
+        ended = Signal()
+        left = Signal(p.outs)  # finished columns that have not left, one bit each
+        count = Signal.like(self.tag.outs, reset_less=True)
+        m.d.sync += [ended.eq(self.tag.valid & self.tag.end), count.eq(self.tag.outs)]
+        with m.If(ended):
+            m.d.sync += left.eq(Cat((count >= out) for out in range(p.outs)))
+        with m.Else():
+            m.d.sync += left.eq(left >> 1)
+        m.d.comb += [self.valid.eq(left[0]), self.column.eq(held[0])]
+        for out in range(p.outs):
+            totals: Any = Signal(values_layout(p), name=f"total_{out}", reset_less=True)
+            for row in range(p.rows):
+                m.d.sync += totals[row].eq(
+                    self.sums[out][row] + Mux(self.tag.begin, 0, totals[row])
+                )
+            following = held[out + 1] if out + 1 < p.outs else totals
+            m.d.sync += held[out].eq(Mux(ended, totals, following))
+        return m
+
+
+class Array(wiring.Component):
+    """Positions along the chain, ``rows / 2 × outs`` dot products, their accumulators.
+
+    **Latency** :attr:`latency` cycles from a group's last step to its first column. **Throughput**
+    1 step per cycle. **Backpressure** none.
+
+    Parameters
+    ----------
+    params
+        Sizes.
+
+    Members
+    -------
+    config : In(stream.Signature(config_layout(), always_ready=True))
+    writes : CHAIN × In(bank_write_layout(params))
+    step : In(step_layout(params))
+    tag : In(tag_layout(params))
+    valid : Out(1)
+    column : Out(values_layout(params))
+    """
+
+    config: stream.Interface
+    writes: list[Any]
+    step: View[data.StructLayout]
+    tag: View[data.StructLayout]
+    valid: Signal
+    column: View[data.ArrayLayout]
+
+    latency = Position.LATENCY + CHAIN + 3 + Accumulate.LATENCY
+
+    def __init__(self, params: ComputeParams) -> None:
+        self._params = params
+        super().__init__(
+            {
+                "config": In(stream.Signature(config_layout(), always_ready=True)),
+                "writes": In(bank_write_layout(params)).array(CHAIN),
+                "step": In(step_layout(params)),
+                "tag": In(tag_layout(params)),
+                "valid": Out(1),
+                "column": Out(values_layout(params)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Connect them; the tag waits for the sums."""
+        m = Module()
+        p = self._params
+        positions = [Position(p, k) for k in range(CHAIN)]
+        step: Any = self.step
+        copies = []
+        for k, position in enumerate(positions):
+            m.submodules[f"position_{k}"] = position
+            m.d.comb += [
+                position.config.valid.eq(self.config.valid),
+                position.config.payload.eq(self.config.payload),
+                position.write.eq(self.writes[k]),
+                position.step.eq(step),
+            ]
+            step = position.next
+            copies.append(self._spread(m, k, position.operands))
+
+        m.submodules.accumulate = accumulate = Accumulate(p)
+        latency = 0
+        for out in range(p.outs):
+            for pair in range(p.pairs):
+                chain = m.submodules[f"dot_{out}_{pair}"] = PackedDotChain(CHAIN)
+                latency = chain.latency
+                for k in range(CHAIN):
+                    own = copies[k][pair // self._group]
+                    m.d.comb += [
+                        chain.low[k].eq(own.inputs[2 * pair]),
+                        chain.high[k].eq(own.inputs[2 * pair + 1]),
+                        chain.b[k].eq(own.weights[out]),
+                    ]
+                m.d.comb += [
+                    accumulate.sums[out][2 * pair].eq(chain.low_sum),
+                    accumulate.sums[out][2 * pair + 1].eq(chain.high_sum),
+                ]
+        tag: Any = self.tag
+        for stage in range(Position.LATENCY + 1 + latency):
+            later: Any = Signal(tag_layout(p), name=f"tag_{stage}", reset_less=True)
+            m.d.sync += later.eq(tag)
+            tag = later
+        m.d.comb += [
+            accumulate.tag.eq(tag),
+            self.valid.eq(accumulate.valid),
+            self.column.eq(accumulate.column),
+        ]
+        return m
+
+    @property
+    def _group(self) -> int:
+        """Pairs of samples that share a register of weights."""
+        return min(self._params.pairs, self._params.max_fanout)
+
+    def _spread(self, m: Module, k: int, operands: Any) -> list[Any]:
+        """Register the operands once more, with a copy for every ``max_fanout`` multipliers."""
+        copies = []
+        for copy in range(-(-self._params.pairs // self._group)):
+            register: Any = Signal(
+                operands_layout(self._params),
+                name=f"operands_{k}_{copy}",
+                reset_less=True,
+                attrs={"keep": True},
+            )
+            m.d.sync += register.eq(operands)
+            copies.append(register)
+        return copies

@@ -1,0 +1,168 @@
+"""Parameters of the compute-centric core, its derived widths and its cost."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from screc_hw.model import LayerShape, ModelShape
+from screc_hw.numerics import ACC_BITS, INT8_MAX
+from screc_hw.stream import index_bits
+
+CHAIN = 8
+"""Products that are added before they are taken apart: as many as a field of a packed sum holds."""
+
+WORD_BYTES = 8
+"""A word of LOAD."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ComputeParams:
+    """Compile-time maxima of a compute-centric core.
+
+    Parameters
+    ----------
+    rows
+        Samples of a sub-batch, a power of two of at least 2.
+    columns
+        Multipliers per sample: 8, 16, 32 or 64; 8 inputs of ``columns / 8`` outputs at a time.
+    lanes
+        Bytes of a bag's word, a multiple of 4.
+    slots
+        Sub-batches under way, at least 2.
+    pair_units
+        Units of 8 multipliers for the interaction, a power of two up to ``rows``.
+    vector_words
+        Words of ``lanes`` bytes that one sample's vectors take.
+    max_dense, max_k, max_n, max_dim
+        Largest dense width, layer input, layer output and embedding dimension.
+    activation_words
+        Words of ``8 · rows`` bytes of one sub-batch's activations.
+    weight_steps, requantise_words, program_length
+        Depths: steps of weights of all layers, entries, operations.
+    dot
+        Whether the interaction units are built.
+    max_fanout
+        Multipliers that a register drives, at most.
+
+    Raises
+    ------
+    ValueError
+        If a value cannot be built; the message names it and what would be valid.
+    """
+
+    rows: int
+    columns: int
+    lanes: int
+    slots: int = 3
+    pair_units: int = 1
+    vector_words: int
+    max_dense: int
+    max_k: int
+    max_n: int
+    max_dim: int = 128
+    activation_words: int
+    weight_steps: int
+    requantise_words: int
+    program_length: int
+    dot: bool = True
+    max_fanout: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "pair_units"):
+            value = getattr(self, name)
+            if value < 1 or value & (value - 1):
+                raise ValueError(f"{name} must be a power of two, not {value}")
+        if not 2 <= self.rows <= 64:
+            raise ValueError(f"rows must lie in 2..64, not {self.rows}")
+        if self.columns not in (8, 16, 32, 64):
+            raise ValueError(f"columns must be 8, 16, 32 or 64, not {self.columns}")
+        if self.pair_units > self.rows:
+            raise ValueError(f"pair_units must be at most rows {self.rows}, not {self.pair_units}")
+        for name, low in (
+            ("slots", 2),
+            ("lanes", 4),
+            ("vector_words", 1),
+            ("max_dense", 0),
+            ("max_k", 1),
+            ("max_n", 1),
+            ("max_dim", 1),
+            ("activation_words", 1),
+            ("weight_steps", 1),
+            ("requantise_words", 1),
+            ("program_length", 1),
+            ("max_fanout", 1),
+        ):
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")
+        longest = ((1 << (self.acc_bits - 1)) - 1) // INT8_MAX**2
+        if max(self.max_k, self.max_dim) > longest:
+            raise ValueError(
+                f"max_k and max_dim must be at most {longest}, not {self.max_k}, {self.max_dim}"
+            )
+
+    @property
+    def outs(self) -> int:
+        """Outputs that are worked on together."""
+        return self.columns // CHAIN
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of samples that share a multiplier."""
+        return self.rows // 2
+
+    @property
+    def acc_bits(self) -> int:
+        """Signed width of accumulator plus bias (|.| < 2**26, kept by the weight scales)."""
+        return ACC_BITS
+
+    @property
+    def word_steps(self) -> int:
+        """Steps whose weights of one position share a word."""
+        return WORD_BYTES // self.outs
+
+    @property
+    def weight_words(self) -> int:
+        """Words of weights of one position."""
+        return -(-self.weight_steps // self.word_steps)
+
+    @property
+    def bank_words(self) -> int:
+        """Words of a bank of the activation memory: those of all sub-batches."""
+        return self.slots * self.activation_words
+
+    @property
+    def step_bits(self) -> int:
+        """Width of a step's number."""
+        return index_bits(self.weight_steps)
+
+    @property
+    def links(self) -> int:
+        """Steps that the longest sum takes."""
+        return -(-self.max_k // CHAIN)
+
+    @property
+    def multipliers(self) -> int:
+        """Multipliers of the array and the interaction, requantisers apart."""
+        return self.rows * self.columns + (CHAIN * self.pair_units if self.dot else 0)
+
+    # --- cost ---
+
+    def linear_steps(self, layer: LayerShape) -> int:
+        """Array cycles of a layer for one sub-batch: a column of results leaves per cycle."""
+        links = -(-layer.k // CHAIN)
+        groups, rest = divmod(layer.n, self.outs)
+        return groups * max(links, self.outs) + (max(links, rest) if rest else 0)
+
+    def pair_cycles(self, model: ModelShape) -> int:
+        """Cycles of the interaction's units for one sub-batch; 0 without ``dot``."""
+        if not model.pairs:
+            return 0
+        links = -(-model.vector_dims[0] // CHAIN)
+        vectors = len(model.vector_dims)
+        return (model.pairs + vectors - 1) * links * (self.rows // self.pair_units)
+
+    def cycles(self, model: ModelShape, batch: int) -> float:
+        """Steady-state cycles from batch to batch of ``batch`` samples: the slowest part."""
+        layers = (*model.bottom_layers, *model.top_layers)
+        array = sum(self.linear_steps(layer) for layer in layers)
+        return float(max(array, self.pair_cycles(model)) * -(-batch // self.rows))

@@ -1,0 +1,143 @@
+"""One position of the array: its bank of activations and of weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import memory, stream, wiring
+from amaranth.lib.data import View
+from amaranth.lib.wiring import In, Out
+
+from screc_hw.mlp.layouts import bank_write_layout, operands_layout, step_layout
+from screc_hw.mlp.params import CHAIN, ComputeParams
+from screc_hw.protocol import LoadTarget
+from screc_hw.resources import URAM_DEPTH
+from screc_hw.stream import config_layout
+
+__all__ = ["Position"]
+
+WORD_BITS = 64
+
+
+class Position(wiring.Component):
+    """Element ``number`` of every dot product.
+
+    **Latency** :attr:`LATENCY` cycles from ``step`` to ``operands``; 1 to ``next``. **Throughput**
+    1 step per cycle. **Backpressure** none.
+
+    Parameters
+    ----------
+    params
+        Sizes.
+    number
+        Position in the chain.
+
+    Members
+    -------
+    config : In(stream.Signature(config_layout(), always_ready=True))
+        Words of weights; those of other positions are ignored.
+    write : In(bank_write_layout(params))
+    step : In(step_layout(params))
+    next : Out(step_layout(params))
+        The step for the position after this.
+    operands : Out(operands_layout(params))
+    """
+
+    LATENCY = 3
+    """Address to memory output, its register, the operands' register."""
+
+    config: stream.Interface
+    write: View[Any]
+    step: View[Any]
+    next: View[Any]
+    operands: View[Any]
+
+    def __init__(self, params: ComputeParams, number: int) -> None:
+        self._params = params
+        self._number = number
+        super().__init__(
+            {
+                "config": In(stream.Signature(config_layout(), always_ready=True)),
+                "write": In(bank_write_layout(params)),
+                "step": In(step_layout(params)),
+                "next": Out(step_layout(params)),
+                "operands": Out(operands_layout(params)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Build both banks and their registers."""
+        m = Module()
+        p = self._params
+        following: Any = Signal(step_layout(p), name="following", reset_less=True)
+        m.d.sync += following.eq(self.step)
+        m.d.comb += self.next.eq(following)
+
+        inputs = self._activations(m)
+        word = self._weights(m)
+        # a word holds the weights of several steps
+        choices = [following.weight]
+        for stage in range(1):
+            later = Signal.like(following.weight, name=f"choice_{stage}", reset_less=True)
+            m.d.sync += later.eq(choices[-1])
+            choices.append(later)
+        part = choices[-1][: (p.word_steps - 1).bit_length()]
+        operands: Any = Signal(operands_layout(p), name="chosen", reset_less=True)
+        m.d.sync += [
+            operands.inputs.eq(inputs),
+            operands.weights.eq(word.word_select(part, 8 * p.outs)),
+        ]
+        m.d.comb += self.operands.eq(operands)
+        return m
+
+    def _memory(self, m: Module, name: str, words: int, width: int) -> Any:
+        style = "ultra" if words >= URAM_DEPTH else "block"
+        made: Any = memory.Memory(
+            shape=width, depth=max(2, words), init=[], attrs={"ram_style": style}
+        )
+        m.submodules[name] = made
+        return made
+
+    def _activations(self, m: Module) -> Signal:
+        p = self._params
+        made = self._memory(m, "activations", p.bank_words, 8 * p.rows)
+        sink, source = made.write_port(granularity=8), made.read_port()
+        held = Signal(8 * p.rows, name="inputs", reset_less=True)
+        m.d.comb += [
+            sink.en.eq(self.write.enable),
+            sink.addr.eq(self.write.address),
+            sink.data.eq(self.write.data),
+            source.addr.eq(self.step.activation),
+        ]
+        m.d.sync += held.eq(source.data)
+        return held
+
+    def _weights(self, m: Module) -> Signal:
+        p = self._params
+        made = self._memory(m, "weights", p.weight_words, WORD_BITS)
+        sink, source = made.write_port(), made.read_port()
+        word = self.config.payload
+        bits = (CHAIN - 1).bit_length()
+        valid = Signal(name="load")
+        at = Signal(len(sink.addr), name="load_at", reset_less=True)
+        value = Signal(WORD_BITS, name="load_value", reset_less=True)
+        m.d.sync += [
+            valid.eq(
+                self.config.valid
+                & (word.target == LoadTarget.WEIGHTS)
+                & (word.address[:bits] == self._number)
+                & (word.address[bits:] < p.weight_words)
+            ),
+            at.eq(word.address[bits:]),
+            value.eq(word.data),
+        ]
+        held = Signal(WORD_BITS, name="word", reset_less=True)
+        m.d.comb += [
+            sink.en.eq(valid),
+            sink.addr.eq(at),
+            sink.data.eq(value),
+            source.addr.eq(self.step.weight >> (p.word_steps - 1).bit_length()),
+        ]
+        m.d.sync += held.eq(source.data)
+        return held
