@@ -94,8 +94,10 @@ def test_columns_are_sums(rows: int, columns: int, layers: tuple) -> None:
             await ctx.tick()
 
     async def collect(ctx):
-        async for _, _, valid, column in ctx.tick().sample(dut.valid, dut.column):
-            if valid:
+        coming = [0, 0]
+        async for _, _, ahead, column in ctx.tick().sample(dut.ahead, dut.column):
+            coming.append(ahead)
+            if coming[-3]:
                 got.append([int(column[row]) for row in range(rows)])
 
     simulate(dut, drive, background=[collect])

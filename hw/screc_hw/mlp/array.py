@@ -41,17 +41,19 @@ class Accumulate(wiring.Component):
     Members
     -------
     sums : In(ArrayLayout(ArrayLayout(signed(18), rows), outs))
-    tag : In(tag_layout(params))
-        Of the same step.
-    valid : Out(1)
+    early, tag : In(tag_layout(params))
+        Of the same step, ``early`` two cycles before.
+    ahead : Out(1)
+        ``column`` holds a column in two cycles.
     column : Out(values_layout(params))
     """
 
     LATENCY = 2
 
     sums: View[data.ArrayLayout]
+    early: View[data.StructLayout]
     tag: View[data.StructLayout]
-    valid: Signal
+    ahead: Signal
     column: View[data.ArrayLayout]
 
     def __init__(self, params: ComputeParams) -> None:
@@ -60,8 +62,9 @@ class Accumulate(wiring.Component):
         super().__init__(
             {
                 "sums": In(data.ArrayLayout(row, params.outs)),
+                "early": In(tag_layout(params)),
                 "tag": In(tag_layout(params)),
-                "valid": Out(1),
+                "ahead": Out(1),
                 "column": Out(values_layout(params)),
             }
         )
@@ -74,14 +77,19 @@ class Accumulate(wiring.Component):
             Signal(values_layout(p), name=f"held_{out}", reset_less=True) for out in range(p.outs)
         ]
         ended = Signal()
-        left = Signal(p.outs)  # finished columns that have not left, one bit each
-        count = Signal.like(self.tag.outs, reset_less=True)
-        m.d.sync += [ended.eq(self.tag.valid & self.tag.end), count.eq(self.tag.outs)]
-        with m.If(ended):
+        left = Signal(p.outs)  # finished columns that have not left, one bit each, two cycles ahead
+        ending = Signal()
+        count = Signal.like(self.early.outs, reset_less=True)
+        m.d.sync += [
+            ended.eq(self.tag.valid & self.tag.end),
+            ending.eq(self.early.valid & self.early.end),
+            count.eq(self.early.outs),
+        ]
+        with m.If(ending):
             m.d.sync += left.eq(Cat((count >= out) for out in range(p.outs)))
         with m.Else():
             m.d.sync += left.eq(left >> 1)
-        m.d.comb += [self.valid.eq(left[0]), self.column.eq(held[0])]
+        m.d.comb += [self.ahead.eq(left[0]), self.column.eq(held[0])]
         for out in range(p.outs):
             totals: Any = Signal(values_layout(p), name=f"total_{out}", reset_less=True)
             for row in range(p.rows):
@@ -110,7 +118,8 @@ class Array(wiring.Component):
     writes : CHAIN × In(bank_write_layout(params))
     step : In(step_layout(params))
     tag : In(tag_layout(params))
-    valid : Out(1)
+    ahead : Out(1)
+        ``column`` holds a column in two cycles.
     column : Out(values_layout(params))
     """
 
@@ -118,7 +127,7 @@ class Array(wiring.Component):
     writes: list[Any]
     step: View[data.StructLayout]
     tag: View[data.StructLayout]
-    valid: Signal
+    ahead: Signal
     column: View[data.ArrayLayout]
 
     latency = Position.LATENCY + CHAIN + 3 + Accumulate.LATENCY
@@ -131,7 +140,7 @@ class Array(wiring.Component):
                 "writes": In(bank_write_layout(params)).array(CHAIN),
                 "step": In(step_layout(params)),
                 "tag": In(tag_layout(params)),
-                "valid": Out(1),
+                "ahead": Out(1),
                 "column": Out(values_layout(params)),
             }
         )
@@ -171,14 +180,15 @@ class Array(wiring.Component):
                     accumulate.sums[out][2 * pair].eq(chain.low_sum),
                     accumulate.sums[out][2 * pair + 1].eq(chain.high_sum),
                 ]
-        tag: Any = self.tag
+        tags: list[Any] = [self.tag]
         for stage in range(Position.LATENCY + 1 + latency):
             later: Any = Signal(tag_layout(p), name=f"tag_{stage}", reset_less=True)
-            m.d.sync += later.eq(tag)
-            tag = later
+            m.d.sync += later.eq(tags[-1])
+            tags.append(later)
         m.d.comb += [
-            accumulate.tag.eq(tag),
-            self.valid.eq(accumulate.valid),
+            accumulate.early.eq(tags[-3]),
+            accumulate.tag.eq(tags[-1]),
+            self.ahead.eq(accumulate.ahead),
             self.column.eq(accumulate.column),
         ]
         return m

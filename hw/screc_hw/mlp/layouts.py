@@ -45,3 +45,43 @@ def bank_write_layout(params: ComputeParams) -> data.StructLayout:
 def values_layout(params: ComputeParams) -> data.ArrayLayout:
     """One accumulator of every sample."""
     return data.ArrayLayout(signed(params.acc_bits), params.rows)
+
+
+def linear_layout(params: ComputeParams) -> data.StructLayout:
+    """A LINEAR for the array: what its steps and its columns need.
+
+    ``links`` steps per sum and ``n`` outputs are one less than their counts; ``source`` is the word
+    of the activation memory. ``place`` says where the columns go.
+    """
+    return data.StructLayout(
+        {
+            "source": index_bits(params.bank_words),
+            "links": index_bits(params.links),
+            "n": index_bits(params.max_n),
+            "weight": params.step_bits,
+            "place": place_layout(params),
+        }
+    )
+
+
+def place_layout(params: ComputeParams) -> data.StructLayout:
+    """Where the columns of an operation go and how they are scaled.
+
+    ``entry`` of output 0; ``address`` the word of output 0 in the activation memory; ``slot`` and
+    ``last`` as the sequencer needs them back.
+    """
+    return data.StructLayout(
+        {
+            "entry": index_bits(params.requantise_words),
+            "relu": 1,
+            "destination": 2,
+            "address": index_bits(params.bank_words),
+            "slot": index_bits(params.slots),
+            "last": 1,
+        }
+    )
+
+
+def columns_layout(params: ComputeParams) -> data.StructLayout:
+    """The columns of an operation that come next: their place, and their count less one."""
+    return data.StructLayout({"n": index_bits(params.max_n), "place": place_layout(params)})
