@@ -16,6 +16,7 @@ def params(rows: int, columns: int, **changed: int) -> ComputeParams:
         lanes=8,
         slots=2,
         vector_words=1,
+        max_vectors=2,
         max_dense=1,
         max_k=64,
         max_n=64,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from amaranth.hdl import signed
 from amaranth.lib import data
 
-from screc_hw.mlp.params import ComputeParams
+from screc_hw.mlp.params import CHAIN, ComputeParams
+from screc_hw.numerics import LOGIT_CODE_BITS
 from screc_hw.stream import index_bits
 
 
@@ -85,3 +86,44 @@ def place_layout(params: ComputeParams) -> data.StructLayout:
 def columns_layout(params: ComputeParams) -> data.StructLayout:
     """The columns of an operation that come next: their place, and their count less one."""
     return data.StructLayout({"n": index_bits(params.max_n), "place": place_layout(params)})
+
+
+def tagged_layout(params: ComputeParams) -> data.StructLayout:
+    """What a column carries through the requantiser.
+
+    ``bank`` and ``address`` of the activation memory; ``final`` column of its operation.
+    """
+    return data.StructLayout(
+        {
+            "valid": 1,
+            "destination": 2,
+            "bank": index_bits(CHAIN),
+            "address": index_bits(params.bank_words),
+            "slot": index_bits(params.slots),
+            "last": 1,
+            "final": 1,
+        }
+    )
+
+
+def codes_layout(params: ComputeParams) -> data.ArrayLayout:
+    """One code of every sample; the logit's code has 16 bits."""
+    return data.ArrayLayout(signed(LOGIT_CODE_BITS), params.rows)
+
+
+def done_layout(params: ComputeParams) -> data.StructLayout:
+    """An operation of ``slot`` is finished; ``last``: of the program."""
+    return data.StructLayout({"valid": 1, "slot": index_bits(params.slots), "last": 1})
+
+
+def pairs_layout(params: ComputeParams) -> data.StructLayout:
+    """A DOT: vectors and words of 8 components per vector, both less one; its place."""
+    return data.StructLayout(
+        {
+            "slot": index_bits(params.slots),
+            "vectors": index_bits(params.max_vectors),
+            "links": index_bits(-(-params.max_dim // CHAIN)),
+            "place": place_layout(params),
+            "first": index_bits(CHAIN * params.bank_words),
+        }
+    )

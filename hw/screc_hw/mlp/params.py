@@ -31,8 +31,8 @@ class ComputeParams:
         Sub-batches under way, at least 2.
     pair_units
         Units of 8 multipliers for the interaction, a power of two up to ``rows``.
-    vector_words
-        Words of ``lanes`` bytes that one sample's vectors take.
+    vector_words, max_vectors
+        Words of ``lanes`` bytes that one sample's vectors take, and their count.
     max_dense, max_k, max_n, max_dim
         Largest dense width, layer input, layer output and embedding dimension.
     activation_words
@@ -56,6 +56,7 @@ class ComputeParams:
     slots: int = 3
     pair_units: int = 1
     vector_words: int
+    max_vectors: int
     max_dense: int
     max_k: int
     max_n: int
@@ -82,6 +83,7 @@ class ComputeParams:
             ("slots", 2),
             ("lanes", 4),
             ("vector_words", 1),
+            ("max_vectors", 1),
             ("max_dense", 0),
             ("max_k", 1),
             ("max_n", 1),
@@ -134,6 +136,26 @@ class ComputeParams:
     def step_bits(self) -> int:
         """Width of a step's number."""
         return index_bits(self.weight_steps)
+
+    @property
+    def bag_parts(self) -> int:
+        """Writes of up to 8 bytes that a bag's word takes."""
+        return -(-self.lanes // CHAIN)
+
+    @property
+    def unit_rows(self) -> int:
+        """Samples of an interaction unit."""
+        return self.rows // self.pair_units
+
+    @property
+    def vector_chunks(self) -> int:
+        """Words of 8 components that one sample's vectors take."""
+        return -(-self.vector_words * self.lanes // CHAIN)
+
+    @property
+    def unit_words(self) -> int:
+        """Words of 8 components of an interaction unit: its samples of all sub-batches."""
+        return self.slots * self.unit_rows * self.vector_chunks
 
     @property
     def links(self) -> int:
