@@ -94,6 +94,7 @@ class LoadTarget(enum.IntEnum):
     TT_CORE2 = 10
     TT_CORE3 = 11
     TT_PIN = 12  # ... the word is a count: compute the pinned prefixes of tables 0 to count - 1
+    COMPUTE_SHAPE = 13  # compute core: one word, COMPUTE_SHAPE_FIELDS
 
 
 ALL_CORES = 0xFF
@@ -237,6 +238,12 @@ LAYER_FIELDS: dict[str, tuple[int, int]] = {
     "weight_base": (128, 32),  # word of `columns` bytes
     "requantise_base": (160, 24),  # entry of channel 0, or the scalar entry
     "reserved": (192, 64),  # elementwise and residual sources to come
+}
+
+# --- compute core: what its inputs are, 64 bits -------------------------------------------------
+COMPUTE_SHAPE_FIELDS: dict[str, tuple[int, int]] = {
+    "dense": (0, 16),  # dense words of a sub-batch
+    "bags": (16, 24),  # concat: word of the activation memory for word 0 of the vectors
 }
 
 # --- compute core: requantise entry, 64 bits -----------------------------------------------------

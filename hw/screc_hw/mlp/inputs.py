@@ -1,0 +1,270 @@
+"""What comes into the core: dense words and bags, and where they are put."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.data import View
+from amaranth.lib.wiring import In, Out
+
+from screc_hw.mlp.pairs import vector_write_layout
+from screc_hw.mlp.params import CHAIN, ComputeParams
+from screc_hw.mlp.writer import spot_layout, stripe_layout
+from screc_hw.protocol import COMPUTE_SHAPE_FIELDS, LoadTarget
+from screc_hw.stream import (
+    DeepQueue,
+    SkidBuffer,
+    config_layout,
+    feature_write_layout,
+    index_bits,
+)
+
+__all__ = ["BagInput", "DenseInput"]
+
+LOG2 = (CHAIN - 1).bit_length()
+
+WRITE_CYCLES = 3
+"""Cycles from a write's transfer to its being read."""
+
+
+class DenseInput(wiring.Component):
+    """Writes dense words to the sub-batches that they are for.
+
+    **Latency** 1 cycle. **Throughput** 1 word per cycle. **Backpressure** while all slots have
+    theirs, or the writer is taken.
+
+    Parameters
+    ----------
+    params
+        Sizes.
+
+    Members
+    -------
+    config : In(stream.Signature(config_layout(), always_ready=True))
+        ``COMPUTE_SHAPE``: how many words a sub-batch has.
+    i : In(stream.Signature(8 * rows))
+    release : In(1)
+        A slot is free again.
+    o : Out(stream.Signature(spot_layout(params)))
+    complete : Out(1)
+        Pulse: the words of one more sub-batch can be read.
+    held : Out(1)
+        A word has come whose sub-batch is not released.
+    """
+
+    config: stream.Interface
+    i: stream.Interface
+    release: Signal
+    o: stream.Interface
+    complete: Signal
+    held: Signal
+
+    def __init__(self, params: ComputeParams) -> None:
+        self._params = params
+        super().__init__(
+            {
+                "config": In(stream.Signature(config_layout(), always_ready=True)),
+                "i": In(stream.Signature(8 * params.rows)),
+                "release": In(1),
+                "o": Out(stream.Signature(spot_layout(params))),
+                "complete": Out(1),
+                "held": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Count words and slots."""
+        m = Module()
+        p = self._params
+        m.submodules.skid = skid = SkidBuffer(8 * p.rows)
+        wiring.connect(m, wiring.flipped(self.i), skid.i)
+        low, width = COMPUTE_SHAPE_FIELDS["dense"]
+        last = Signal(width)
+        with m.If(self.config.valid & (self.config.payload.target == LoadTarget.COMPUTE_SHAPE)):
+            m.d.sync += last.eq(self.config.payload.data[low : low + width] - 1)
+        number = Signal(width)
+        base = Signal(index_bits(p.bank_words))
+        slots = Signal(range(p.slots + 1))
+        room = Signal(init=1)
+        taken, ended = Signal(), Signal()
+        spot: Any = self.o.payload
+        m.d.comb += [
+            self.o.valid.eq(skid.o.valid & room),
+            skid.o.ready.eq(self.o.ready & room),
+            taken.eq(self.o.valid & self.o.ready),
+            ended.eq(taken & (number == last)),
+            spot.bank.eq(number),
+            spot.address.eq(base + (number >> LOG2)),
+            spot.enable.eq(-1),
+            spot.codes.eq(skid.o.payload),
+            self.held.eq((slots != 0) | (number != 0) | skid.o.valid),
+        ]
+        following = Signal.like(slots)
+        m.d.comb += following.eq(slots + ended - self.release)
+        m.d.sync += [slots.eq(following), room.eq((following != p.slots) & ~ended)]
+        with m.If(taken):
+            m.d.sync += number.eq(Mux(ended, 0, number + 1))
+        with m.If(ended):
+            end = (p.slots - 1) * p.activation_words
+            m.d.sync += base.eq(Mux(base == end, 0, base + p.activation_words))
+        pulse: Any = ended
+        for n in range(WRITE_CYCLES):
+            later = Signal(name=f"ended_{n}")
+            m.d.sync += later.eq(pulse)
+            pulse = later
+        m.d.comb += self.complete.eq(pulse)
+        return m
+
+
+class BagInput(wiring.Component):
+    """Cuts bags' words into parts of 8 components.
+
+    With ``dot`` they go to the interaction's units, otherwise into the activation memory.
+
+    **Latency** 2 cycles. **Throughput** 8 components per cycle. **Backpressure** ``words.ready``
+    comes from a register.
+
+    Parameters
+    ----------
+    params
+        Sizes.
+
+    Members
+    -------
+    config : In(stream.Signature(config_layout(), always_ready=True))
+        ``COMPUTE_SHAPE``: where word 0 of a slot goes in the activation memory.
+    words : In(stream.Signature(feature_write_layout(params)))
+    complete : In(1)
+        Pulse: every word of one more slot has been accepted.
+    vectors : Out(vector_write_layout(params))
+        With ``dot``; only while ``free``.
+    free : In(1)
+    stripes : Out(stream.Signature(stripe_layout(params)))
+        Without.
+    written : Out(1)
+        Pulse: all words of one more slot can be read.
+    held : Out(1)
+        A word is inside.
+    """
+
+    config: stream.Interface
+    words: stream.Interface
+    complete: Signal
+    vectors: View[Any]
+    free: Signal
+    stripes: stream.Interface
+    written: Signal
+    held: Signal
+
+    def __init__(self, params: ComputeParams) -> None:
+        self._params = params
+        super().__init__(
+            {
+                "config": In(stream.Signature(config_layout(), always_ready=True)),
+                "words": In(stream.Signature(feature_write_layout(params))),
+                "complete": In(1),
+                "vectors": Out(vector_write_layout(params)),
+                "free": In(1),
+                "stripes": Out(stream.Signature(stripe_layout(params))),
+                "written": Out(1),
+                "held": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Address words, cut them, and note when a slot's last one is written."""
+        m = Module()
+        p = self._params
+        m.submodules.skid = skid = SkidBuffer(feature_write_layout(p))
+        wiring.connect(m, wiring.flipped(self.words), skid.i)
+        low, width = COMPUTE_SHAPE_FIELDS["bags"]
+        origin = Signal(index_bits(p.bank_words))
+        with m.If(self.config.valid & (self.config.payload.target == LoadTarget.COMPUTE_SHAPE)):
+            m.d.sync += origin.eq(self.config.payload.data[low : low + width])
+
+        word: Any = skid.o.payload
+        held: Any = Signal(feature_write_layout(p), name="word", reset_less=True)
+        valid, part, end, go = Signal(), Signal(index_bits(p.bag_parts)), Signal(), Signal()
+        address = Signal(index_bits(max(p.bank_words, p.unit_words)))
+        m.d.comb += [
+            end.eq(part == p.bag_parts - 1),
+            skid.o.ready.eq(~valid | (go & end)),
+        ]
+        # parts of 8 components before this word
+        parts = word.word * p.bag_parts if p.lanes >= CHAIN else word.word >> 1
+        base = Signal.like(address, name="base")
+        with m.Switch(word.slot):
+            for slot in range(p.slots):
+                with m.Case(slot):
+                    rows = slot * p.unit_rows * p.vector_chunks
+                    m.d.comb += base.eq(rows if p.dot else slot * p.activation_words)
+        if p.dot:
+            group = word.row >> (p.pair_units - 1).bit_length()
+            start = base + group * p.vector_chunks + parts
+        else:
+            start = base + origin + parts
+        with m.If(go):
+            m.d.sync += [part.eq(Mux(end, 0, part + 1)), address.eq(address + 1)]
+        with m.If(skid.o.ready):
+            m.d.sync += [valid.eq(skid.o.valid), held.eq(word), address.eq(start), part.eq(0)]
+
+        codes = [Signal(8, name=f"code_{k}") for k in range(CHAIN)]
+        enable = Signal(CHAIN)
+        if p.lanes >= CHAIN:
+            chosen = held.data.as_value().word_select(part, 8 * CHAIN)
+            m.d.comb += enable.eq(-1)
+        else:
+            chosen = held.data.as_value().replicate(2)
+            m.d.comb += enable.eq(Mux(held.word[0], 0xF0, 0x0F))
+        m.d.comb += [code.eq(chosen[8 * k : 8 * k + 8]) for k, code in enumerate(codes)]
+        if p.dot:
+            vectors: Any = self.vectors
+            unit = held.row[: (p.pair_units - 1).bit_length()]
+            m.d.comb += [
+                go.eq(valid & self.free),
+                vectors.units.eq(Mux(go, 1 << unit, 0)),
+                vectors.address.eq(address),
+                vectors.enable.eq(enable),
+                *(
+                    vectors.codes[u][k].eq(code)
+                    for u in range(p.pair_units)
+                    for k, code in enumerate(codes)
+                ),
+            ]
+        else:
+            stripe: Any = self.stripes.payload
+            m.d.comb += [
+                go.eq(valid & self.stripes.ready),
+                self.stripes.valid.eq(valid),
+                stripe.address.eq(address),
+                stripe.row.eq(held.row),
+                stripe.enable.eq(enable),
+                *(stripe.codes[k].eq(code) for k, code in enumerate(codes)),
+            ]
+        self._count(m, go & end)
+        m.d.comb += self.held.eq(valid | skid.o.valid)
+        return m
+
+    def _count(self, m: Module, retired: Any) -> None:
+        """Pulse ``written`` when the words that had come at ``complete`` have been written."""
+        p = self._params
+        bits = (p.slots * p.rows * p.vector_words + 4).bit_length() + 1
+        came, gone = Signal(bits), Signal(bits)
+        taken = self.words.valid & self.words.ready
+        m.submodules.marks = marks = DeepQueue(bits, p.slots, reserved=True)
+        reached = Signal()
+        m.d.sync += [came.eq(came + taken), gone.eq(gone + retired)]
+        m.d.comb += [
+            marks.i.valid.eq(self.complete),
+            marks.i.payload.eq(came + taken),
+            reached.eq(marks.o.valid & (marks.o.payload == gone)),
+            marks.o.ready.eq(reached),
+        ]
+        pulse: Any = reached
+        for n in range(WRITE_CYCLES):
+            later = Signal(name=f"reached_{n}")
+            m.d.sync += later.eq(pulse)
+            pulse = later
+        m.d.comb += self.written.eq(pulse)
