@@ -244,6 +244,7 @@ LAYER_FIELDS: dict[str, tuple[int, int]] = {
 COMPUTE_SHAPE_FIELDS: dict[str, tuple[int, int]] = {
     "dense": (0, 16),  # dense words of a sub-batch
     "bags": (16, 24),  # concat: word of the activation memory for word 0 of the vectors
+    "dot": (40, 1),  # bags go to the interaction, else into the activation memory
 }
 
 # --- compute core: requantise entry, 64 bits -----------------------------------------------------

@@ -85,6 +85,7 @@ def test_columns_are_sums(rows: int, columns: int, layers: tuple) -> None:
             for link in range(max(links, outs)):
                 ctx.set(dut.step.activation, link)
                 ctx.set(dut.step.weight, first + link)
+                ctx.set(dut.step.last, CHAIN - 1)
                 ctx.set(dut.tag.valid, link < links)
                 ctx.set(dut.tag.begin, link == 0)
                 ctx.set(dut.tag.end, link == links - 1)

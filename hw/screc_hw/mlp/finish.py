@@ -32,8 +32,8 @@ COLUMNS_HELD = 4
 class Finish(wiring.Component):
     """Bias, ReLU and requantising of columns; columns of copies fill the gaps.
 
-    **Latency** :attr:`LATENCY` cycles from a column to its codes. **Throughput** 1 column per cycle.
-    **Backpressure** ``copy.ready`` is 0 while a column comes.
+    **Latency** :attr:`LATENCY` cycles from a column to its codes. **Throughput** 1 column per
+    cycle. **Backpressure** ``copy.ready`` is 0 while a column comes.
 
     Parameters
     ----------
@@ -142,8 +142,7 @@ class Finish(wiring.Component):
         with m.If(here.valid & wide):
             m.d.sync += self.logits.eq(biased)
         stages: list[Any] = [here]
-        for stage in range(scale.latency):
-            stages.append(Signal(tagged_layout(p), name=f"tag_{stage}"))
+        stages += [Signal(tagged_layout(p), name=f"tag_{n}") for n in range(scale.latency)]
         m.d.sync += [after.eq(before) for before, after in itertools.pairwise(stages)]
         m.d.comb += self.tag.eq(stages[-1])
         return m

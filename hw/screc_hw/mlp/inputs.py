@@ -102,7 +102,7 @@ class DenseInput(wiring.Component):
             self.held.eq((slots != 0) | (number != 0) | skid.o.valid),
         ]
         following = Signal.like(slots)
-        m.d.comb += following.eq(slots + ended - self.release)
+        m.d.comb += following.eq(slots + ended - (self.release & (slots != 0)))
         m.d.sync += [slots.eq(following), room.eq((following != p.slots) & ~ended)]
         with m.If(taken):
             m.d.sync += number.eq(Mux(ended, 0, number + 1))
@@ -180,9 +180,14 @@ class BagInput(wiring.Component):
         m.submodules.skid = skid = SkidBuffer(feature_write_layout(p))
         wiring.connect(m, wiring.flipped(self.words), skid.i)
         low, width = COMPUTE_SHAPE_FIELDS["bags"]
+        at, _ = COMPUTE_SHAPE_FIELDS["dot"]
         origin = Signal(index_bits(p.bank_words))
-        with m.If(self.config.valid & (self.config.payload.target == LoadTarget.COMPUTE_SHAPE)):
-            m.d.sync += origin.eq(self.config.payload.data[low : low + width])
+        dot = Signal()
+        word_in = self.config.payload
+        with m.If(self.config.valid & (word_in.target == LoadTarget.COMPUTE_SHAPE)):
+            m.d.sync += origin.eq(word_in.data[low : low + width])
+            if p.dot:
+                m.d.sync += dot.eq(word_in.data[at])
 
         word: Any = skid.o.payload
         held: Any = Signal(feature_write_layout(p), name="word", reset_less=True)
@@ -199,12 +204,9 @@ class BagInput(wiring.Component):
             for slot in range(p.slots):
                 with m.Case(slot):
                     rows = slot * p.unit_rows * p.vector_chunks
-                    m.d.comb += base.eq(rows if p.dot else slot * p.activation_words)
-        if p.dot:
-            group = word.row >> (p.pair_units - 1).bit_length()
-            start = base + group * p.vector_chunks + parts
-        else:
-            start = base + origin + parts
+                    m.d.comb += base.eq(Mux(dot, rows, slot * p.activation_words))
+        group = word.row >> (p.pair_units - 1).bit_length()
+        start = base + Mux(dot, group * p.vector_chunks, origin) + parts
         with m.If(go):
             m.d.sync += [part.eq(Mux(end, 0, part + 1)), address.eq(address + 1)]
         with m.If(skid.o.ready):
@@ -219,30 +221,25 @@ class BagInput(wiring.Component):
             chosen = held.data.as_value().replicate(2)
             m.d.comb += enable.eq(Mux(held.word[0], 0xF0, 0x0F))
         m.d.comb += [code.eq(chosen[8 * k : 8 * k + 8]) for k, code in enumerate(codes)]
-        if p.dot:
-            vectors: Any = self.vectors
-            unit = held.row[: (p.pair_units - 1).bit_length()]
-            m.d.comb += [
-                go.eq(valid & self.free),
-                vectors.units.eq(Mux(go, 1 << unit, 0)),
-                vectors.address.eq(address),
-                vectors.enable.eq(enable),
-                *(
-                    vectors.codes[u][k].eq(code)
-                    for u in range(p.pair_units)
-                    for k, code in enumerate(codes)
-                ),
-            ]
-        else:
-            stripe: Any = self.stripes.payload
-            m.d.comb += [
-                go.eq(valid & self.stripes.ready),
-                self.stripes.valid.eq(valid),
-                stripe.address.eq(address),
-                stripe.row.eq(held.row),
-                stripe.enable.eq(enable),
-                *(stripe.codes[k].eq(code) for k, code in enumerate(codes)),
-            ]
+        vectors: Any = self.vectors
+        unit = held.row[: (p.pair_units - 1).bit_length()]
+        stripe: Any = self.stripes.payload
+        m.d.comb += [
+            go.eq(valid & Mux(dot, self.free, self.stripes.ready)),
+            vectors.units.eq(Mux(go & dot, 1 << unit, 0)),
+            vectors.address.eq(address),
+            vectors.enable.eq(enable),
+            *(
+                vectors.codes[u][k].eq(code)
+                for u in range(p.pair_units)
+                for k, code in enumerate(codes)
+            ),
+            self.stripes.valid.eq(valid & ~dot),
+            stripe.address.eq(address),
+            stripe.row.eq(held.row),
+            stripe.enable.eq(enable),
+            *(stripe.codes[k].eq(code) for k, code in enumerate(codes)),
+        ]
         self._count(m, go & end)
         m.d.comb += self.held.eq(valid | skid.o.valid)
         return m

@@ -64,6 +64,7 @@ class Issue(wiring.Component):
         op: Any = self.i.payload
         active, start = Signal(), Signal()
         link, links = (Signal.like(op.links, name=n, reset_less=True) for n in ("link", "links"))
+        tail = Signal.like(op.tail, name="tail", reset_less=True)
         # outputs of the groups to come, this one's included, less one
         left = Signal.like(op.n, reset_less=True)
         spare = Signal(range(p.outs), reset_less=True)  # cycles that the group must last yet
@@ -83,6 +84,7 @@ class Issue(wiring.Component):
             self.columns.payload.n.eq(op.n),
             self.columns.payload.place.eq(op.place),
             self.step.eq(step),
+            self.step.last.eq(Mux(link == 0, tail, -1)),
             self.tag.valid.eq(active & ~done_sum),
             self.tag.begin.eq(begin),
             self.tag.end.eq(link == 0),
@@ -116,6 +118,7 @@ class Issue(wiring.Component):
                 begin.eq(1),
                 link.eq(op.links),
                 links.eq(op.links),
+                tail.eq(op.tail),
                 left.eq(op.n),
                 spare.eq(Mux(op.n < p.outs, op.n[: len(spare)], p.outs - 1)),
                 home.eq(op.source),

@@ -11,9 +11,16 @@ from screc_hw.stream import index_bits
 
 
 def step_layout(params: ComputeParams) -> data.StructLayout:
-    """A step on its way along the positions: a word of activations, and the step's weights."""
+    """A step on its way along the positions: a word of activations, and the step's weights.
+
+    Inputs of positions beyond ``last`` count as 0.
+    """
     return data.StructLayout(
-        {"activation": index_bits(params.bank_words), "weight": params.step_bits}
+        {
+            "activation": index_bits(params.bank_words),
+            "weight": params.step_bits,
+            "last": index_bits(CHAIN),
+        }
     )
 
 
@@ -51,13 +58,15 @@ def values_layout(params: ComputeParams) -> data.ArrayLayout:
 def linear_layout(params: ComputeParams) -> data.StructLayout:
     """A LINEAR for the array: what its steps and its columns need.
 
-    ``links`` steps per sum and ``n`` outputs are one less than their counts; ``source`` is the word
+    ``links`` steps per sum, inputs of the last step (``tail``) and ``n`` outputs are one less than
+    their counts; ``source`` is the word
     of the activation memory. ``place`` says where the columns go.
     """
     return data.StructLayout(
         {
             "source": index_bits(params.bank_words),
             "links": index_bits(params.links),
+            "tail": index_bits(CHAIN),
             "n": index_bits(params.max_n),
             "weight": params.step_bits,
             "place": place_layout(params),

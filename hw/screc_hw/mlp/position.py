@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.data import View
 from amaranth.lib.wiring import In, Out
@@ -77,15 +77,12 @@ class Position(wiring.Component):
         inputs = self._activations(m)
         word = self._weights(m)
         # a word holds the weights of several steps
-        choices = [following.weight]
-        for stage in range(1):
-            later = Signal.like(following.weight, name=f"choice_{stage}", reset_less=True)
-            m.d.sync += later.eq(choices[-1])
-            choices.append(later)
-        part = choices[-1][: (p.word_steps - 1).bit_length()]
+        part = Signal((p.word_steps - 1).bit_length(), reset_less=True)
+        used = Signal(reset_less=True)
+        m.d.sync += [part.eq(following.weight), used.eq(following.last >= self._number)]
         operands: Any = Signal(operands_layout(p), name="chosen", reset_less=True)
         m.d.sync += [
-            operands.inputs.eq(inputs),
+            operands.inputs.eq(Mux(used, inputs, 0)),
             operands.weights.eq(word.word_select(part, 8 * p.outs)),
         ]
         m.d.comb += self.operands.eq(operands)

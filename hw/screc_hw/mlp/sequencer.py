@@ -12,11 +12,13 @@ from amaranth.lib.wiring import In, Out
 from screc_hw.compute.buffers import LoadedMemory
 from screc_hw.compute.layouts import OPERATION_WORDS, WORD_BITS, operation_layout
 from screc_hw.mlp.layouts import done_layout, linear_layout, pairs_layout
-from screc_hw.mlp.params import ComputeParams
+from screc_hw.mlp.params import CHAIN, ComputeParams
 from screc_hw.protocol import LAYER_WORDS, Destination, LoadTarget, Operation, Source
 from screc_hw.stream import config_layout, index_bits
 
 __all__ = ["Sequencer"]
+
+LOG2 = (CHAIN - 1).bit_length()
 
 
 class Sequencer(wiring.Component):
@@ -151,12 +153,14 @@ class Sequencer(wiring.Component):
             ]
         m.d.sync += [
             linear.source.eq(base + op.source_base),
-            linear.links.eq(op.k - 1),
+            linear.links.eq((op.k - 1) >> LOG2),
+            linear.tail.eq((op.k - 1)[:LOG2]),
             linear.n.eq(op.n - 1),
             linear.weight.eq(op.weight_base),
             pairs.slot.eq(looked),
             pairs.vectors.eq(op.n - 1),
-            pairs.links.eq(op.k - 1),
+            pairs.links.eq((op.k - 1) >> LOG2),
+            pairs.first.eq((base << LOG2) + op.destination_base),
         ]
         with m.FSM():
             # a look is: counter to memory, memory, its register, conditions; then the offer

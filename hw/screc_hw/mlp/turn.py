@@ -19,8 +19,9 @@ __all__ = ["Turn"]
 
 
 class Turn(wiring.Component):
-    """Takes the columns of one operation, and for each writes a component of vector 0 of every
-    sample, then sends it to be requantised once more for the concatenated tensor.
+    """Writes the columns of an operation as components of vector 0 of every sample.
+
+    Then each is sent to be requantised once more, for the concatenated tensor.
 
     **Throughput** a column in ``rows / pair_units + 1`` cycles. **Backpressure** none of
     ``columns``: there is a place for all of an operation's.

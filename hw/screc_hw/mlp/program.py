@@ -1,0 +1,220 @@
+"""From a model to the operations, weight words and memory regions of a compute core.
+
+Needs no Amaranth: the compiler and the cycle formula use it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+from numpy.typing import NDArray
+
+from screc_hw.mlp.params import CHAIN, ComputeParams
+from screc_hw.model import ModelShape
+from screc_hw.protocol import (
+    COMPUTE_SHAPE_FIELDS,
+    LAYER_FIELDS,
+    Destination,
+    Operation,
+    Source,
+    pack,
+)
+
+__all__ = [
+    "Regions",
+    "entry_count",
+    "layer_program",
+    "padded_outputs",
+    "shape_word",
+    "vector_bases",
+    "weight_words",
+]
+
+
+def _words(components: int) -> int:
+    return -(-components // CHAIN)
+
+
+def vector_bases(model: ModelShape, lanes: int) -> list[int]:
+    """First word of every interaction vector in a slot, in words of ``lanes`` components.
+
+    In the order of ``ModelShape.vector_dims``: the bottom output, where there is one, then the bag
+    of every feature.
+    """
+    words = [-(-dim // lanes) for dim in model.vector_dims]
+    return [0, *itertools.accumulate(words[:-1])]
+
+
+@dataclasses.dataclass(frozen=True)
+class Regions:
+    """First words of a sub-batch's regions of the activation memory, and their count.
+
+    ``dense`` inputs; ``concat``, the top MLP's input; ``a`` and ``b``, which layers write in turn.
+    """
+
+    dense: int
+    concat: int
+    a: int
+    b: int
+    words: int
+
+    @classmethod
+    def of(cls, model: ModelShape) -> Regions:
+        """Lay out a model."""
+        a = b = 0
+        for layers in (model.bottom_layers, model.top_layers):
+            for i, layer in enumerate(layers[:-1]):
+                a, b = (max(a, layer.n), b) if i % 2 == 0 else (a, max(b, layer.n))
+        dense = _words(model.dense)
+        concat = dense + _words(sum(concat_parts(model)))
+        return cls(0, dense, concat, concat + _words(a), concat + _words(a) + _words(b))
+
+
+def concat_parts(model: ModelShape) -> tuple[int, int]:
+    """Components that the bottom output, and all that follows it, take in the top's input.
+
+    Bags are written in whole words of 8, so with ``concat`` the bottom output is padded to one.
+    """
+    bottom = model.bottom[-1] if model.dense else 0
+    rest = model.top_inputs - bottom
+    return (bottom if model.interaction == "dot" else CHAIN * _words(bottom)), rest
+
+
+def padded_outputs(model: ModelShape) -> list[int]:
+    """Outputs of every layer as computed, bottom before top: those of a padded tensor are more."""
+    outputs = [layer.n for layer in (*model.bottom_layers, *model.top_layers)]
+    if model.dense:
+        outputs[len(model.bottom_layers) - 1] = concat_parts(model)[0]
+    return outputs
+
+
+def padded_inputs(model: ModelShape) -> list[int]:
+    """Inputs of every layer as computed, bottom before top."""
+    inputs = [layer.k for layer in (*model.bottom_layers, *model.top_layers)]
+    inputs[len(model.bottom_layers)] = sum(concat_parts(model))
+    return inputs
+
+
+def entry_count(model: ModelShape) -> int:
+    """Requantise entries: every computed output, the copy's and the pairs'."""
+    return sum(padded_outputs(model)) + 2
+
+
+def weight_steps(model: ModelShape, outs: int) -> list[int]:
+    """Steps of weights of every layer, bottom before top."""
+    return [
+        _words(k) * -(-n // outs)
+        for k, n in zip(padded_inputs(model), padded_outputs(model), strict=True)
+    ]
+
+
+def weight_words(
+    weights: list[NDArray[np.int8]], model: ModelShape, params: ComputeParams
+) -> NDArray[np.uint64]:
+    """Words of LOAD ``WEIGHTS``: for every few steps, a word for each of the 8 positions.
+
+    Parameters
+    ----------
+    weights
+        int8 ``(n, k)`` of every layer, bottom before top.
+    model, params
+        What runs where.
+    """
+    outs, images = params.outs, []
+    first_top = len(model.bottom_layers)
+    shapes = zip(padded_inputs(model), padded_outputs(model), strict=True)
+    for number, (weight, (k, n)) in enumerate(zip(weights, shapes, strict=True)):
+        links, groups = _words(k), -(-n // outs)
+        padded = np.zeros((groups * outs, links * CHAIN), np.int8)
+        padded[: len(weight), : weight.shape[1]] = weight
+        if number == first_top and model.dense and model.interaction != "dot":
+            bottom = model.bottom[-1]
+            start = concat_parts(model)[0]
+            padded[: len(weight), bottom:start] = 0
+            padded[: len(weight), start:k] = weight[:, bottom:]
+        image = padded.reshape(groups, outs, links, CHAIN).transpose(0, 2, 3, 1)
+        images.append(image.reshape(-1, CHAIN, outs))
+    whole = np.concatenate(images)
+    pad = -len(whole) % params.word_steps
+    whole = np.concatenate([whole, np.zeros((pad, CHAIN, outs), np.int8)])
+    parts = whole.reshape(-1, params.word_steps, CHAIN, outs).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(parts).reshape(-1).view("<u8")
+
+
+def shape_word(model: ModelShape, params: ComputeParams) -> int:
+    """The word of LOAD ``COMPUTE_SHAPE``."""
+    bases = vector_bases(model, params.lanes)
+    first = bases[1] if model.dense else 0  # the first bag's word
+    start = Regions.of(model).concat + _words(concat_parts(model)[0])
+    before = first * params.lanes // CHAIN
+    low, width = COMPUTE_SHAPE_FIELDS["bags"]
+    return pack(
+        {name: field for name, field in COMPUTE_SHAPE_FIELDS.items() if name != "bags"},
+        dense=model.dense,
+        dot=int(model.interaction == "dot"),
+    ) | ((start - before) % (1 << width) << low)
+
+
+def layer_program(model: ModelShape, params: ComputeParams) -> list[dict[str, int]]:
+    """List the operations of one sub-batch of ``model``.
+
+    Returns
+    -------
+    list of dict
+        Per operation the values of ``protocol.LAYER_FIELDS``; a field that is absent is 0.
+    """
+    regions = Regions.of(model)
+    turns = (regions.a, regions.b)
+    inputs, outputs = padded_inputs(model), padded_outputs(model)
+    steps = weight_steps(model, params.outs)
+    program: list[dict[str, int]] = []
+    weight = entry = 0
+    bottoms = len(model.bottom_layers)
+    dot = model.interaction == "dot"
+    for number, layer in enumerate((*model.bottom_layers, *model.top_layers)):
+        bottom = number < bottoms
+        i = number if bottom else number - bottoms
+        final = number == bottoms - 1 if bottom else layer is model.top_layers[-1]
+        if not bottom and i == 0:
+            if dot:
+                program.append(
+                    {
+                        "operation": int(Operation.DOT),
+                        "wait_features": 1,
+                        "k": model.vector_dims[0],
+                        "n": len(model.vector_dims),
+                        "destination_base": CHAIN * regions.concat + concat_parts(model)[0],
+                        "requantise_base": entry + 1,
+                    }
+                )
+            entry += 2  # copy, pairs
+        operation = {
+            "operation": int(Operation.LINEAR),
+            "source": int(Source.DENSE if bottom and i == 0 else Source.ACTIVATION),
+            "source_base": turns[(i + 1) % 2],
+            "destination": int(Destination.ACTIVATION),
+            "destination_base": turns[i % 2],
+            "relu": int(layer.relu),
+            "wait_features": int(not bottom and i == 0),
+            "k": inputs[number],
+            "n": outputs[number],
+            "weight_base": weight,
+            "requantise_base": entry,
+        }
+        if i == 0:
+            operation["source_base"] = regions.dense if bottom else regions.concat
+        if final and bottom:
+            operation["destination_base"] = regions.concat
+            if dot:
+                operation["destination"] = int(Destination.FEATURE)
+        if final and not bottom:
+            operation["destination"] = int(Destination.OUTPUT)
+            operation["last"] = 1
+        program.append(operation)
+        weight += steps[number]
+        entry += outputs[number]
+    for operation in program:
+        pack(LAYER_FIELDS, **operation)
+    return program
