@@ -109,9 +109,7 @@ class Outcome:
     seconds: float
 
 
-def random_table(
-    shape: TtShape, *, fraction: int, seed: int = 0, loud: bool = False
-) -> QuantTt:
+def random_table(shape: TtShape, *, fraction: int, seed: int = 0, loud: bool = False) -> QuantTt:
     """Return a table of random cores whose rows use the whole range, and clamp now and then.
 
     Parameters
