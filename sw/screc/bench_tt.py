@@ -20,6 +20,7 @@ from screc.logs.synthetic import zipf_ranks
 from screc.models import preset_shape
 from screc.remap import TableRemap
 from screc.stats import IdCounter
+from screc.tt.shape import choose_shape
 from screc_hw.tt.params import TtParams
 from screc_hw.tt.shape import TtShape
 from screc_sim.native.tt import Timing, TtCase, build, random_table, run
@@ -63,16 +64,13 @@ CRITEO_PROFILE = 4000
 LARGEST = "C3"
 """Table of the points without a trace of its own: 10 M rows."""
 
-DIGITS = {10_131_227: (200, 220, 250), 8_351_593: (200, 200, 209), 7_046_547: (200, 200, 200)}
-FACTORS = {16: (2, 2, 4), 64: (4, 4, 4), 128: (4, 4, 8)}
-
 
 @functools.cache
 def shape(column: str, dim: int, rank: int) -> TtShape:
     """Shape of a table of the Kaggle model, of any dimension and rank."""
     model = preset_shape(MODEL)
     rows = next(table.rows for table in model.tables if table.name == column)
-    return TtShape(rows=rows, p=DIGITS[rows], q=FACTORS[dim], ranks=(rank, rank))
+    return choose_shape(rows, dim, rank)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
