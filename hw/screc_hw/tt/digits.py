@@ -66,7 +66,7 @@ class Digits(wiring.Component):
     error : Out(1)
         A row beyond its table has passed: its row will be 0.
     hit, passed : Out(1)
-        A row whose prefix is pinned, and any row, have passed.
+        A row of its table whose prefix is pinned, and any row, have passed.
     busy : Out(1)
         A row is inside.
     """
@@ -165,7 +165,7 @@ class Digits(wiring.Component):
         passed = self.jobs.valid & self.jobs.ready & ~pin
         m.d.sync += [
             self.error.eq(passed & void),
-            self.hit.eq(passed & hit),
+            self.hit.eq(passed & hit & ~void),
             self.passed.eq(passed),
             self.busy.eq(stages.valid.any() | self.i.valid),
         ]
