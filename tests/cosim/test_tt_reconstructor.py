@@ -44,9 +44,12 @@ def test_rows_are_the_golden_model_s_on_verilator(name):
 @pytest.mark.parametrize("name", BUILDS)
 def test_both_simulators_give_the_same_rows(name, tmp_path):
     chosen = case(name)
+    timings = [ROUGH, dataclasses.replace(SLOW_SINK, row_stall=0.6)]
+    if name == "long":  # LOAD takes most of the time
+        timings = timings[:1]
     runs = [
         (*some_rows(chosen, ICARUS_ROWS[name], seed=seed), timing)
-        for seed, timing in enumerate([ROUGH, dataclasses.replace(SLOW_SINK, row_stall=0.6)], 10)
+        for seed, timing in enumerate(timings, 10)
     ]
     outcomes = played_by_icarus(name, runs, tmp_path)
     for (local, table, timing), outcome in zip(runs, outcomes, strict=True):
