@@ -77,8 +77,9 @@ class _Cost:
         core1, core2, core3, store = (
             at[name].width >= DSP_PRODUCT_BITS for name in ("core1", "core2", "core3", "store")
         )
-        parts = _products(p.row_bits, p.row_bits + DIGIT_BITS + 1)
-        parts += _products(PREFIX_BITS, PREFIX_BITS + DIGIT_BITS + 1)
+        prefix_low, digit_low = p.row_bits + DIGIT_BITS, PREFIX_BITS + DIGIT_BITS
+        parts = _products(p.row_bits, prefix_low + 1, prefix_low + PREFIX_BITS)
+        parts += _products(PREFIX_BITS, digit_low + 1, digit_low + DIGIT_BITS)
         # the last digits' remainders are as wide as their cores' addresses
         return parts + core1 + 2 * core2 + 2 * core3 + store
 
@@ -163,11 +164,13 @@ class _Cost:
         return load + counters + registers(4, job + collect)
 
 
-def _products(a_bits: int, b_bits: int) -> int:
-    """Multipliers of an unsigned product; a part of one bit is none."""
-    wide = [min(WIDE, a_bits - at) for at in range(0, a_bits, WIDE)]
-    narrow = [min(NARROW, b_bits - at) for at in range(0, b_bits, NARROW)]
-    return sum(a > 1 and b > 1 and a + b >= DSP_PRODUCT_BITS for a in wide for b in narrow)
+def _products(a_bits: int, b_bits: int, read: int) -> int:
+    """Multipliers of an unsigned product whose low ``read`` bits are read; by one bit is none."""
+    return sum(
+        a_bits - i > 1 and b_bits - j > 1 and i + j < read
+        for i in range(0, a_bits, WIDE)
+        for j in range(0, b_bits, NARROW)
+    )
 
 
 def _memory(width: int, depth: int) -> Resources:
