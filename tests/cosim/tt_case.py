@@ -106,7 +106,9 @@ BUILDS = {
         requantisers=16,
         fraction=8,
     ),
-    "long": TtParams.for_tables(SHAPES["long"], PINS["long"], slice_lanes=16, chain=4),
+    "long": TtParams.for_tables(
+        SHAPES["long"], PINS["long"], slice_lanes=16, chain=4, max_tables=128
+    ),
 }
 
 TABLES = {name: "mixed" if name == "unpinned" else name for name in BUILDS}

@@ -29,6 +29,9 @@ PRODUCT = 3
 
 WORD_BITS = 64
 
+LUT_RAM_TABLES = 64
+"""Descriptors of more tables are in block RAM."""
+
 
 def row_request_layout() -> data.StructLayout:
     """A row to reconstruct, or with ``pin`` the prefix of that row to compute into its place."""
@@ -98,7 +101,8 @@ class Digits(wiring.Component):
         m = Module()
         p = self._params
         # what is known after how many registers
-        row_at = 4  # request, descriptor, comparison, row
+        known_at = 2 + (p.max_tables > LUT_RAM_TABLES)  # request, descriptor, block RAM's register
+        row_at = known_at + 2  # comparison, row
         prefix_at = row_at + product_latency(p.row_bits, self._reciprocal_bits(p.row_bits))
         first_at = prefix_at + product_latency(PREFIX_BITS, self._reciprocal_bits(PREFIX_BITS))
         digits_at = first_at + PRODUCT + 1
@@ -109,22 +113,24 @@ class Digits(wiring.Component):
 
         request = delay(self.i.payload, 1)
         early = self._descriptor(request.table, (0, 1, 2))
-        late = self._descriptor(delay(request.table, digits_at - 2), (3, 4, 5, 6))
+        late = self._descriptor(delay(request.table, digits_at - known_at), (3, 4, 5, 6))
 
         # the row's number, 0 for one beyond the table
-        outside = delay(delay(request.local, 1) >= early["rows"], 1)
-        row = delay(Mux(outside, 0, delay(request.local, 2))[: p.row_bits], 1)
+        outside = delay(delay(request.local, known_at - 1) >= early["rows"], 1)
+        row = delay(Mux(outside, 0, delay(request.local, known_at))[: p.row_bits], 1)
         prefix = self._product(row, delay(early["m3"], 2), self._reciprocal_bits(p.row_bits))[
             p.row_bits + DIGIT_BITS :
         ][:PREFIX_BITS]
-        rest = self._product(prefix[:DIGIT_BITS], delay(early["p3"], prefix_at - 2), DIGIT_BITS)
+        rest = self._product(
+            prefix[:DIGIT_BITS], delay(early["p3"], prefix_at - known_at), DIGIT_BITS
+        )
         digit3 = delay(
             delay(row[:DIGIT_BITS], prefix_at + PRODUCT - row_at) - rest[:DIGIT_BITS], 1
         )[:DIGIT_BITS]
         digit1 = self._product(
-            prefix, delay(early["m2"], prefix_at - 2), self._reciprocal_bits(PREFIX_BITS)
+            prefix, delay(early["m2"], prefix_at - known_at), self._reciprocal_bits(PREFIX_BITS)
         )[PREFIX_BITS + DIGIT_BITS :][:DIGIT_BITS]
-        rest = self._product(digit1, delay(early["p2"], first_at - 2), DIGIT_BITS)
+        rest = self._product(digit1, delay(early["p2"], first_at - known_at), DIGIT_BITS)
         digit2 = delay(
             delay(prefix[:DIGIT_BITS], first_at + PRODUCT - prefix_at) - rest[:DIGIT_BITS], 1
         )[:DIGIT_BITS]
@@ -177,12 +183,13 @@ class Digits(wiring.Component):
         return bits + DIGIT_BITS + 1
 
     def _descriptor(self, table: Value, words: tuple[int, ...]) -> dict[str, Value]:
-        """Read words of the descriptor of ``table``; the fields are known a cycle later."""
+        """Read words of the descriptor of ``table``, a cycle later or, from block RAM, two."""
         m, p = self._m, self._params
         config = self.config.payload
         log2 = (TT_TABLE_WORDS - 1).bit_length()
         loaded = self.config.valid & (config.target == LoadTarget.TT_TABLES)
         inside = config.address[log2:] < p.max_tables
+        blocks = p.max_tables > LUT_RAM_TABLES
         fields: dict[str, Value] = {}
         for word in words:
             mine = {
@@ -194,7 +201,7 @@ class Digits(wiring.Component):
                 shape=max(low + width for low, width in mine.values()),
                 depth=p.max_tables,
                 init=[],
-                attrs={"ram_style": "distributed" if p.max_tables <= 64 else "block"},
+                attrs={"ram_style": "block" if blocks else "distributed"},
             )
             m.submodules[f"word_{word}"] = made
             sink, source = made.write_port(), made.read_port()
@@ -213,8 +220,9 @@ class Digits(wiring.Component):
                 source.addr.eq(table),
                 source.en.eq(self._stages.advance),
             ]
+            read = self._stages.delay(source.data, int(blocks))
             for name, (low, width) in mine.items():
-                fields[name] = source.data[low : low + width]
+                fields[name] = read[low : low + width]
         return fields
 
     def _product(self, a: Value, b: Value, bits: int) -> Value:
