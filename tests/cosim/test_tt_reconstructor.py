@@ -26,10 +26,14 @@ SLOW_SINK = Timing(row_stall=0.9, wait=False, seed=2)
 SLOW_SOURCE = Timing(request_gap=0.97, wait=False, seed=3)
 TIMINGS = {"full": FULL, "rough": ROUGH, "slow sink": SLOW_SINK, "slow source": SLOW_SOURCE}
 
+# a build takes some 20 s
+QUICK = ("smallest", "mixed")
+NAMES = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in BUILDS]
+
 ICARUS_ROWS = {"smallest": 60, "mixed": 60, "unpinned": 40, "largest": 12, "long": 30}
 
 
-@pytest.mark.parametrize("name", BUILDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_rows_are_the_golden_model_s_on_verilator(name):
     chosen = case(name)
     for seed, (what, timing) in enumerate(TIMINGS.items()):
@@ -41,7 +45,7 @@ def test_rows_are_the_golden_model_s_on_verilator(name):
         assert chosen.hits(local, table).any() == (name != "unpinned")
 
 
-@pytest.mark.parametrize("name", BUILDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_both_simulators_give_the_same_rows(name, tmp_path):
     chosen = case(name)
     timings = [ROUGH, dataclasses.replace(SLOW_SINK, row_stall=0.6)]
@@ -59,7 +63,7 @@ def test_both_simulators_give_the_same_rows(name, tmp_path):
         assert (other.slices == outcome.slices).all()
 
 
-@pytest.mark.parametrize("name", ["smallest", "largest"])
+@pytest.mark.parametrize("name", [NAMES[0], NAMES[3]])
 def test_the_largest_sums_are_exact(name):
     chosen = case(name, loud=True)
     local, table = some_rows(chosen, 1000, seed=4)
@@ -84,7 +88,7 @@ def test_rows_that_are_none_are_zero_and_counted():
     chosen.check(outcome, local, table)
 
 
-@pytest.mark.parametrize("name", ["mixed", "largest"])
+@pytest.mark.parametrize("name", [NAMES[1], NAMES[3]])
 def test_tables_without_pins_in_a_build_with_room_for_them(name):
     whole = case(name)
     chosen = TtCase(whole.params, whole.tables)
