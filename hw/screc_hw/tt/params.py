@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Sequence
 
 from screc_hw.numerics import ACC_BITS, INT8_MAX
-from screc_hw.stream import index_bits
 from screc_hw.tt.shape import CHUNK, GROUPS, MAX_DIGIT, MAX_PREFIXES, TtShape
 
 PREFIX_BITS = (MAX_PREFIXES - 1).bit_length()
@@ -244,7 +243,7 @@ class TtParams:
     @property
     def store_bits(self) -> int:
         """Width of a word's number in the store."""
-        return index_bits(self.store_words)
+        return (self.store_words - 1).bit_length()
 
     @property
     def max_blocks(self) -> int:
