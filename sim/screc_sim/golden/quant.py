@@ -141,7 +141,7 @@ class QuantTable:
 
     ``int8``, ``int4``: codes ``round(row / scale)``. ``int8r``, ``int4r``: ``scale`` is
     :data:`ROWWISE_UNIT`, and a :class:`PackedSource` keeps its codes, scales and biases.
-    ``fraction`` bits below the codes make room for the rows of ``tt``; row-wise tables have neither.
+    ``fraction`` bits below the codes make room for the rows of ``tt``; row-wise tables have none.
 
     Raises
     ------
@@ -391,7 +391,7 @@ class QuantModel:
 
 
 _TT_NUMBERS = 14
-"""Numbers of a table's TT rows in a file: first rank, rows, p, q, ranks, shift1, m, s, fraction."""
+"""Of a table's TT rows in a file: first rank, rows, p, q, ranks, shift1, m, s, fraction."""
 
 
 def _tt_arrays(table: int, tt: TtRange) -> dict[str, Any]:
@@ -437,7 +437,7 @@ class _Reader:
         one, two, three = (
             self(f"tt{index}.core{i}", size, np.int8) for i, size in enumerate(shape.core_shapes)
         )
-        tt = QuantTt(shape, (one, two, three), *rule, scale=exact.scale)
+        tt = QuantTt(shape, (one, two, three), shift1, m, s, finer, exact.scale)
         return dataclasses.replace(exact, fraction=fraction, tt=TtRange(first, tt, orders[index]))
 
     def layer(self, shape: LayerShape) -> QuantLinear:
