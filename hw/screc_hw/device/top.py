@@ -79,8 +79,8 @@ class Device(wiring.Component):
 
     One ``ap_start`` runs the queue once, front to back. The run is finished when the reader has
     read all of it, the last status beat's response has arrived, and no memory core, reconstructor
-    or the combiner holds anything any more (after a block that failed, partials may come later than its status,
-    and must not meet those of the next run); where nothing moves for
+    or the combiner holds anything any more (after a block that failed, partials may come later than
+    its status, and must not meet those of the next run); where nothing moves for
     ``host.timeout_cycles``, it is finished with ``TIMEOUT`` and ``RESET_NEEDED``, which hold until
     reset and end every later start at once. A memory port that does not answer is answered for by
     its :class:`ReadGuard`, so its block ends with a status well before that. The control registers
@@ -289,7 +289,7 @@ def _connect_config(m: Module, parts: Parts) -> None:
 
 def _connect_counters(m: Module, parts: Parts) -> None:
     control, writer = parts.control, parts.writer
-    errors = [gather.range_errors for gather in parts.memory]
+    errors: list[Value] = [gather.range_errors for gather in parts.memory]
     for i, rebuild in enumerate(parts.tt):
         # what a reconstructor refuses is an error of its memory core
         errors[i] = registered_sum(m, (errors[i], rebuild.range_errors), 32)

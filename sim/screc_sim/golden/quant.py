@@ -397,8 +397,8 @@ _TT_NUMBERS = 14
 def _tt_arrays(table: int, tt: TtRange) -> dict[str, Any]:
     """Arrays of a table's TT rows, by name."""
     rows, shape = tt.rows, tt.rows.shape
-    numbers = (tt.first, shape.rows, *shape.p, *shape.q, *shape.ranks)
-    numbers += (rows.shift1, rows.m, rows.s, rows.fraction)
+    sizes = (shape.rows, *shape.p, *shape.q, *shape.ranks)
+    numbers = (tt.first, *sizes, rows.shift1, rows.m, rows.s, rows.fraction)
     arrays = {f"tt{table}.core{i}": core for i, core in enumerate(rows.cores)}
     return {f"tt{table}.numbers": np.array(numbers, np.int64), **arrays}
 
@@ -430,9 +430,8 @@ class _Reader:
             return dataclasses.replace(exact, fraction=fraction)
         if not orders:
             raise ValueError(f"{self._path}: array {name!r} needs the row orders of the tables")
-        first, rows, p1, p2, p3, q1, q2, q3, r1, r2, *rule = self(
-            name, (_TT_NUMBERS,), np.int64
-        ).tolist()
+        numbers = self(name, (_TT_NUMBERS,), np.int64).tolist()
+        first, rows, p1, p2, p3, q1, q2, q3, r1, r2, shift1, m, s, finer = numbers
         shape = TtShape(rows=rows, p=(p1, p2, p3), q=(q1, q2, q3), ranks=(r1, r2))
         one, two, three = (
             self(f"tt{index}.core{i}", size, np.int8) for i, size in enumerate(shape.core_shapes)
