@@ -107,7 +107,8 @@ class Step:
     result: str | None = None
 
 
-def _model_inputs(ctx: Context) -> list[Any]:
+def model_inputs(ctx: Context) -> list[Any]:
+    """Return what the model's weights depend on."""
     weights = ctx.config.model.weights
     return [
         dataclasses.asdict(ctx.shape),
@@ -162,7 +163,7 @@ STEPS: dict[str, Step] = {
             needs=("plan",),
             outputs=("images/manifest.json",),
             inputs=lambda ctx: [
-                _model_inputs(ctx),
+                model_inputs(ctx),
                 _log_inputs(ctx),
                 _plan_without_times(ctx),
                 files.fingerprint(ctx.out / "stats.parquet"),
