@@ -252,6 +252,23 @@ class TtParams:
         return self.max_rounds * self.max_q3 // CHUNK
 
     @property
+    def steps_bits(self) -> int:
+        """Width of a count of steps, less one."""
+        links = self.max_links
+        first = self.max_rounds * links * self.chain // COLUMNS * links
+        return index_bits(max(first, self.max_blocks * links))
+
+    @property
+    def chunk_bits(self) -> int:
+        """Width of a chunk's number, and of their count; padding may reach further."""
+        return max(self.chunks, GROUPS * self.max_blocks).bit_length()
+
+    @property
+    def block_depth(self) -> int:
+        """Blocks of second products that may be under way: those of four rows, and a few."""
+        return 1 << (4 * self.max_blocks + 7).bit_length()
+
+    @property
     def chunks(self) -> int:
         """Chunks of 4 components of the largest row."""
         return self.max_dim // CHUNK
