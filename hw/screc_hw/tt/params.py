@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from screc_hw.numerics import ACC_BITS, INT8_MAX
 from screc_hw.resources import Resources, memory_blocks
+from screc_hw.stream import index_bits
 from screc_hw.tt.shape import CHUNK, GROUPS, MAX_DIGIT, MAX_PREFIXES, TtShape
 
 PREFIX_BITS = (MAX_PREFIXES - 1).bit_length()
@@ -244,7 +245,7 @@ class TtParams:
     @property
     def store_bits(self) -> int:
         """Width of a word's number in the store."""
-        return (self.store_words - 1).bit_length()
+        return index_bits(self.store_words)
 
     @property
     def max_blocks(self) -> int:

@@ -46,9 +46,9 @@ class EncodedBlock:
     rings before the block starts. ``result_beats``: beats that the device writes for it, status
     beat included. ``row_beats``: beats of rows that the lookups read on the cores' ports, all but
     those of rows on chip or in TT form. ``tt_lookups`` are rebuilt and ``tt_hits`` of them have a
-    pinned prefix, by table. ``staged_rows`` distinct SSD rows come with ``staged_pages`` 4 KiB reads
-    for ``staged_lookups`` lookups; ``seconds`` is the time of one processor core that encoding
-    took.
+    pinned prefix, by table. ``staged_rows`` distinct SSD rows come with ``staged_pages`` 4 KiB
+    reads for ``staged_lookups`` lookups; ``seconds`` is the time of one processor core that
+    encoding took.
     """
 
     block_id: int

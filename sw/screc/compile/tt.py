@@ -1,4 +1,4 @@
-"""TT cores of the ranges that a plan has in TT form: decomposed once, then kept beside the images."""
+"""TT cores of the ranges that a plan has in TT form: decomposed once, and kept."""
 
 from __future__ import annotations
 
@@ -107,9 +107,9 @@ class _Stored:
     def put(self, key: str, tt: FloatTt) -> None:
         """Keep a table."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        cores = {f"core{i}": core for i, core in enumerate(tt.cores)}
+        one, two, three = tt.cores
         with files.atomic_file(self._path(key)) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, **cores)
+            np.savez(stream, core0=one, core1=two, core2=three)
 
     def keep_only(self, keys: list[str]) -> None:
         """Delete all others."""

@@ -27,8 +27,9 @@ def roofline(
     dict
         ``memory ports``: rows in whole beats and lookup records ÷ ports. ``pools``: slices of rows
         ÷ pools. ``tt``, where rows are rebuilt: MACs of their second products, as the first may be
-        shared, ÷ the reconstructors' multipliers. ``host reads``, ``host writes``: beats of requests and results. ``array``: MACs of
-        the layers ÷ the arrays' multipliers. ``interaction``: MACs of the pairs ÷ its multipliers.
+        shared, ÷ the reconstructors' multipliers. ``host reads``, ``host writes``: beats of
+        requests and results. ``array``: MACs of the layers ÷ the arrays' multipliers.
+        ``interaction``: MACs of the pairs ÷ its multipliers.
     """
     samples = simulation["samples"]
     beat = params.gather.beat_bytes
