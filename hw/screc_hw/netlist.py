@@ -30,7 +30,7 @@ __all__ = ["NetlistError", "Port", "check_netlist", "convert", "run_yosys"]
 MODULE = re.compile(
     r"^((?:attribute [^\n]*\n)*)module (\\\S+)\n(.*?)^end\n", re.MULTILINE | re.DOTALL
 )
-PORT = re.compile(r"^  wire width (\d+) (input|output) \d+  ?(\\\S+)$", re.MULTILINE)
+PORT = re.compile(r"^  wire width (\d+) (input|output) \d+ +(?:signed )?(\\\S+)$", re.MULTILINE)
 CELL_TYPE = re.compile(r"^  cell (\\\S+) ", re.MULTILINE)
 NO_CONTENTS = re.compile(
     r"^  cell \$meminit_v2 [^\n]*\n(?:    [^\n]*\n)*?    connect \\DATA \{  \}\n.*?^  end\n+",

@@ -123,17 +123,19 @@ class TtParams:
         slice_lanes: int,
         **chosen: int,
     ) -> TtParams:
-        """Size the maxima for these tables, with ``pins`` pinned prefixes each."""
-        one = cls(
-            slice_lanes=slice_lanes,
-            max_rank=max(max(shape.ranks) for shape in shapes),
-            max_q2=max(shape.q[1] for shape in shapes),
-            max_q3=max(shape.q[2] for shape in shapes),
-            max_dim=max(-(-shape.dim // slice_lanes) * slice_lanes for shape in shapes),
-            max_tables=max(2, 1 << (len(shapes) - 1).bit_length()),
-            row_bits=max(2, *(shape.rows.bit_length() for shape in shapes)),
-            **chosen,
-        )
+        """Size the maxima for these tables, with ``pins`` pinned prefixes each.
+
+        ``chosen`` parameters are taken as they are; depths are those of the tables.
+        """
+        least = {
+            "max_rank": max(max(shape.ranks) for shape in shapes),
+            "max_q2": max(shape.q[1] for shape in shapes),
+            "max_q3": max(shape.q[2] for shape in shapes),
+            "max_dim": max(-(-shape.dim // slice_lanes) * slice_lanes for shape in shapes),
+            "max_tables": max(2, 1 << (len(shapes) - 1).bit_length()),
+            "row_bits": max(2, *(shape.rows.bit_length() for shape in shapes)),
+        }
+        one = cls(slice_lanes=slice_lanes, **{**least, **chosen})
         pins = pins or [0] * len(shapes)
         words = [one.core_words(shape) for shape in shapes]
         return dataclasses.replace(
