@@ -29,9 +29,7 @@ def tt_model(shape, parts, *, seed=3, fraction=FRACTION):
     rng = np.random.default_rng(seed)
     plain = random_model(shape, rng)
     orders = orders_of(shape)
-    parts = {
-        i: tt_part(first, last, shape.tables[i].dim) for i, (first, last) in parts.items()
-    }
+    parts = {i: tt_part(first, last, shape.tables[i].dim) for i, (first, last) in parts.items()}
     return plain, with_random_tt(plain, parts, orders, fraction), orders, rng
 
 
@@ -129,7 +127,7 @@ def test_what_does_not_fit_a_table_is_refused():
 def test_a_shift_beyond_its_field_is_refused():
     plain = random_model(SHAPE, np.random.default_rng(1))
     high = dataclasses.replace(plain, bag_s=np.full(3, SHIFT_MAX - 2, np.uint8))
-    with pytest.raises(ValueError, match="feature 'f0': with 3 bits below the codes .* is 48"):
+    with pytest.raises(ValueError, match=r"feature 'f0': with 3 bits below the codes .* is 48"):
         high.with_tt(FRACTION, {})
     done = plain.with_tt(FRACTION, {})
     with pytest.raises(ValueError, match="has rows in TT form already"):

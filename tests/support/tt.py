@@ -16,9 +16,7 @@ from screc_sim.golden.tt import QuantTt
 
 def random_tt(shape: TtShape, rng: np.random.Generator, scale: float, fraction: int) -> QuantTt:
     """Random cores, scaled so that components spread over the row grid."""
-    one, two, three = (
-        rng.integers(-127, 128, size).astype(np.int8) for size in shape.core_shapes
-    )
+    one, two, three = (rng.integers(-127, 128, size).astype(np.int8) for size in shape.core_shapes)
     r1, r2 = shape.ranks
     first = 73.0**2 * math.sqrt(r1)  # 73: root mean square of a number in a core
     shift1 = max(0, min(7, math.ceil(math.log2(first * 4 / 32767))))
