@@ -19,7 +19,7 @@ from screc.plan.schema import TtPart
 from screc.remap import TableRemap
 from screc.stats import TableStats
 from screc.tt.decompose import FloatTt, decompose
-from screc.tt.quantise import quantise_tt
+from screc.tt.quantise import quantise_tt, reconstructor_table
 from screc_hw.tt.image import TtTable
 from screc_hw.tt.shape import TtShape
 from screc_sim.golden.quant import QuantModel, RowSource, TtRange
@@ -180,8 +180,5 @@ def reconstructor_tables(model: QuantModel, layout: Layout) -> list[TtTable]:
     tables = []
     for table, place in zip(model.tables, layout.tables, strict=True):
         if table.tt is not None and place.tt is not None:
-            rows = table.tt.rows
-            tables.append(
-                TtTable(rows.shape, rows.cores, rows.shift1, rows.m, rows.s, place.tt.pins)
-            )
+            tables.append(reconstructor_table(table.tt.rows, place.tt.pins))
     return tables
