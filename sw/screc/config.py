@@ -153,6 +153,17 @@ class LogConfig(Record):
         return SUFFIX_FORMATS.get(Path(name).suffix, "criteo")
 
 
+class AnalyzeConfig(Record):
+    """``[analyze]``: what is measured beside accesses."""
+
+    tt_ranks: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Ranks at which whole tables are tried in tensor-train form; it takes time."""
+    tt_tables: tuple[str, ...] = ()
+    """Tables that are tried; absent: all of at least 10,000 rows with one scale."""
+    tt_samples: int = Field(default=16384, ge=1)
+    """Samples of the hold-out part that the AUC is measured on, at most."""
+
+
 class PlanTable(Record):
     """``[[plan.table]]``: wishes for one table."""
 
@@ -269,6 +280,8 @@ class Config(Record):
     """``[log]``"""
     device: tuple[DeviceConfig, ...] = Field(default=(DeviceConfig(kind="smartssd"),), min_length=1)
     """``[[device]]``, one entry per kind."""
+    analyze: AnalyzeConfig = AnalyzeConfig()
+    """``[analyze]``"""
     plan: PlanConfig = PlanConfig()
     """``[plan]``"""
     simulate: SimulateConfig = SimulateConfig()
