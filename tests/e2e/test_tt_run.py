@@ -15,12 +15,14 @@ tiers = ["onchip", "tt", "dram"]
 onchip_rows = 100
 tt_rank = 6
 tt_rows = 2000
+[plan.cores]
+prefixes = 20
 """
 
 
 @pytest.fixture
 def case(tmp_path):
-    (tmp_path / "config.toml").write_text(SMALL.replace("[plan.cores]", f"{WISH}[plan.cores]"))
+    (tmp_path / "config.toml").write_text(SMALL.replace("[plan.cores]", WISH))
     (tmp_path / "model.toml").write_text(DOT)
     return tmp_path
 

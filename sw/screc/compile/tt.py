@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +99,11 @@ class _Stored:
     def get(self, key: str, shape: TtShape) -> FloatTt | None:
         """Return the table of a key, None where it is not there or unreadable."""
         try:
-            with np.load(self._path(key), allow_pickle=False) as archive:
+            # a stream, for numpy would leave a file open that is no archive
+            with self._path(key).open("rb") as stream, np.load(stream) as archive:
                 one, two, three = (archive[f"core{i}"] for i in range(3))
             return FloatTt(shape, (one, two, three))
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             return None
 
     def put(self, key: str, tt: FloatTt) -> None:
