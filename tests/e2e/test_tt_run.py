@@ -79,7 +79,7 @@ def test_a_table_may_be_wholly_in_tt_form(case):
     assert (table.tt.first, table.tt.last, table.dram_rows, table.ssd_rows) == (0, 3000, 0, 0)
 
 
-MIDDLE = 'tiers=["onchip", "tt", "dram"], onchip_rows=64, tt_rank=16, tt_rows=400000'
+MIDDLE = 'tiers=["onchip", "tt", "dram"], onchip_rows=64, tt_rank=16, tt_rows=100000'
 
 
 @pytest.mark.slow

@@ -129,15 +129,15 @@ def test_the_hottest_prefixes_are_pinned(prefixes):
 
 
 def test_a_table_beyond_dram_fits_in_tt_form():
-    size = 100_000 * 16
+    size = 20_000 * 16
     with pytest.raises(PlanError) as refused:
-        solve(planned({"a": {"ssd": False}}, (100_000, 50), dram_bytes=size // 4, device=NO_SSD))
+        solve(planned({"a": {"ssd": False}}, (20_000, 50), dram_bytes=size // 4, device=NO_SSD))
     assert refused.value.kind == PlanErrorKind.DRAM
-    for tail in (0, 9000):
-        wish = {"a": tt(100_000 - tail)}
-        problem = planned(wish, (100_000, 50), dram_bytes=size // 4, device=NO_SSD)
+    for tail in (0, 2000):
+        wish = {"a": tt(20_000 - tail)}
+        problem = planned(wish, (20_000, 50), dram_bytes=size // 4, device=NO_SSD)
         plan = make_plan(problem, solve(problem))
-        assert plan.devices[0].tables[0].tt.last == 100_000 - tail
+        assert plan.devices[0].tables[0].tt.last == 20_000 - tail
 
 
 NO_SSD = {"kind": "u50"}
