@@ -164,7 +164,7 @@ COMBINER_FIELDS: dict[str, tuple[int, int]] = {
 }
 
 
-# --- TT reconstructor: table descriptor, TT_TABLE_WORDS × 64 bits ----------------------------------
+# --- TT reconstructor: table descriptor, TT_TABLE_WORDS × 64 bits ---------------------------------
 # K1, K2: steps of ``chain`` that r1, r2 take; T: values of j2 that one group computes; B = q3 / 4.
 TT_TABLE_WORDS = 8
 TT_TABLE_FIELDS: dict[str, tuple[int, int]] = {

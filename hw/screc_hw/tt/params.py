@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from screc_hw.numerics import ACC_BITS, INT8_MAX
-from screc_hw.stream import index_bits
+from screc_hw.resources import Resources, memory_blocks
 from screc_hw.tt.shape import CHUNK, GROUPS, MAX_DIGIT, MAX_PREFIXES, TtShape
 
 PREFIX_BITS = (MAX_PREFIXES - 1).bit_length()
@@ -244,7 +244,7 @@ class TtParams:
     @property
     def store_bits(self) -> int:
         """Width of a word's number in the store."""
-        return index_bits(self.store_words)
+        return (self.store_words - 1).bit_length()
 
     @property
     def max_blocks(self) -> int:
@@ -287,6 +287,21 @@ class TtParams:
         return min(ACC_BITS, self.sum_bits)
 
     # --- cost ---
+
+    def resources(self) -> Resources:
+        """Estimate from the memories and multipliers."""
+        word = 4 * self.chain * CORE_BITS
+        memories = (
+            memory_blocks(self.core1_words, word)
+            + memory_blocks(self.core2_words, 2 * word)
+            + memory_blocks(self.core3_words, word)
+            + memory_blocks(self.store_words, 4 * self.chain * MIDDLE_BITS)
+        )
+        return self.lanes * memories + Resources(
+            lut=self.multipliers * 30 + 3000,
+            ff=self.multipliers * 40 + 4000,
+            dsp=self.multipliers + self.lanes * self.requantisers + 4,
+        )
 
     def row_cycles(self, shape: TtShape, hit_rate: float = 0.0) -> float:
         """Mean cycles of a lane per row in steady state.

@@ -1,0 +1,1 @@
+"""Tables in tensor-train form: shapes, decomposition, quantisation and import."""
