@@ -8,6 +8,8 @@ import pytest
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
+NO_TORCH = "needs PyTorch: make setup EXTRAS=train"
+
 
 def shared_data(name: str) -> Path:
     """Folder of a real data set beside the checkout; the test is skipped where it is absent."""

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
-from screc.train.tt_embedding import TtCores, TTEmbeddingBag, pool_rows
+from screc.train.tt_embedding import TTEmbeddingBag, pool_rows
+from screc.tt.decompose import ArrayRows, FloatTt
+from screc.tt.rows import TtRows
 from screc.weights import table_tensor
 from screc_hw.model import LayerShape, ModelShape
 from screc_hw.tt.shape import TtShape
 from screc_sim.golden.float_twin import FloatLinear, Weights
 from screc_sim.golden.model import check_batch
-from screc_sim.golden.quant import RowSource
 from screc_sim.samples import Bags, SampleBatch
 
 SAMPLES_AT_ONCE = 4096
@@ -97,7 +98,7 @@ class Dlrm(nn.Module):
                 _check_tt(shape, i, tt_shape)
                 self.tables.append(TTEmbeddingBag(tt_shape, std=std, generator=generator))
 
-    def with_tt(self, tables: Mapping[int, TtCores]) -> Dlrm:
+    def with_tt(self, tables: Mapping[int, FloatTt]) -> Dlrm:
         """Copy the model with some tables replaced by TT cores, to fine-tune them.
 
         Raises
@@ -111,7 +112,7 @@ class Dlrm(nn.Module):
         for i, table in enumerate(self.tables):
             if i in tables:
                 _check_tt(self.shape, i, tables[i].shape)
-                table = TTEmbeddingBag.from_cores(tables[i])
+                table = TTEmbeddingBag.from_float(tables[i])
             replaced.tables.append(table)
         return copy.deepcopy(replaced)
 
@@ -161,7 +162,12 @@ class Dlrm(nn.Module):
         return Weights(
             bottom=_layers(self.bottom),
             top=_layers(self.top),
-            tables=tuple(_source(table) for table in self.tables),
+            tables=tuple(
+                TtRows(table.float_tt())
+                if isinstance(table, TTEmbeddingBag)
+                else ArrayRows(_array(table.weight))
+                for table in self.tables
+            ),
         )
 
     def save(self, path: Path) -> None:
@@ -232,9 +238,7 @@ def take(samples: SampleBatch, chosen: NDArray[np.int64]) -> SampleBatch:
         lengths = feature.lengths[chosen]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         steps = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-        bags.append(
-            Bags(feature.ids[np.repeat(feature.offsets[chosen], lengths) + steps], offsets)
-        )
+        bags.append(Bags(feature.ids[np.repeat(feature.offsets[chosen], lengths) + steps], offsets))
     labels = None if samples.labels is None else samples.labels[chosen]
     return SampleBatch(samples.dense[chosen], tuple(bags), labels)
 
@@ -287,29 +291,3 @@ def _layers(mlp: nn.Sequential) -> tuple[FloatLinear, ...]:
         for layer in mlp
         if isinstance(layer, nn.Linear)
     )
-
-
-def _source(table: nn.Module) -> RowSource:
-    return Rows(table)
-
-
-class Rows:
-    """Rows of a trained table, dense or TT, for golden model and float twin."""
-
-    def __init__(self, table: nn.Module) -> None:
-        self._table = table
-
-    @property
-    def rows(self) -> int:
-        return self._table.shape.rows if isinstance(self._table, TTEmbeddingBag) else len(self._table.weight)
-
-    @property
-    def dim(self) -> int:
-        return self._table.shape.dim if isinstance(self._table, TTEmbeddingBag) else self._table.weight.shape[1]
-
-    def fetch(self, ids):
-        with torch.no_grad():
-            return self._table.rows(torch.from_numpy(np.asarray(ids, np.int64))).numpy()
-
-    def peak(self):
-        return max(float(np.abs(self.fetch(np.arange(s, min(s + 65536, self.rows)))).max()) for s in range(0, self.rows, 65536))

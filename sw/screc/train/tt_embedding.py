@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from screc.tt.decompose import FloatTt
 from screc_hw.tt.shape import TtShape
 
 Mode = Literal["sum", "mean"]
 
 TAIL = 2.0
 """TT-Rec's sampled Gaussian keeps draws of at least this magnitude."""
-
-
-class TtCores(Protocol):
-    """Three TT cores as arrays, such as a decomposition gives."""
-
-    @property
-    def shape(self) -> TtShape:
-        """Sizes of the table."""
-
-    @property
-    def cores(self) -> tuple[NDArray[np.float32], ...]:
-        """float32 arrays of :attr:`TtShape.core_shapes`."""
 
 
 def core_tensor(table: int, core: int) -> str:
@@ -89,8 +78,9 @@ class TTEmbeddingBag(nn.Module):
         super().__init__()
         if mode not in ("sum", "mean"):
             raise ValueError(f"mode must be sum or mean, not {mode!r}")
-        if order is not None and not torch.equal(
-            order.sort().values, torch.arange(shape.rows, dtype=torch.int64)
+        if order is not None and not (
+            order.dtype == torch.int64
+            and torch.equal(order.sort().values, torch.arange(shape.rows, device=order.device))
         ):
             raise ValueError(f"order must be a permutation of 0..{shape.rows - 1}, int64")
         self.shape = shape
@@ -106,21 +96,21 @@ class TTEmbeddingBag(nn.Module):
         )
 
     @classmethod
-    def from_cores(
+    def from_float(
         cls,
-        tt: TtCores,
+        tt: FloatTt,
         *,
         mode: Mode = "sum",
         reuse: bool = True,
         include_last_offset: bool = False,
         order: Tensor | None = None,
     ) -> TTEmbeddingBag:
-        """Make a module of given TT cores, to fine-tune them.
+        """Make a module that starts from given TT cores, to fine-tune them.
 
         Raises
         ------
         ValueError
-            If a core has not the shape that ``tt.shape`` says, or as for the constructor.
+            As for the constructor.
         """
         module = cls(
             tt.shape,
@@ -131,10 +121,8 @@ class TTEmbeddingBag(nn.Module):
             std=0.0,
         )
         with torch.no_grad():
-            for i, (core, size) in enumerate(zip(tt.cores, tt.shape.core_shapes, strict=True)):
-                if core.shape != size:
-                    raise ValueError(f"TT core {i} must have shape {size}, not {core.shape}")
-                module.cores[i].copy_(torch.from_numpy(np.array(core, np.float32)))
+            for parameter, core in zip(module.cores, tt.cores, strict=True):
+                parameter.copy_(torch.from_numpy(core))
         return module
 
     def rows(self, ids: Tensor) -> Tensor:
@@ -168,7 +156,7 @@ class TTEmbeddingBag(nn.Module):
         return torch.bmm(products, last).reshape(-1, dim)
 
     def first_products(self, prefixes: Tensor) -> Tensor:
-        """Multiply the first two cores for prefixes i1 · p2 + i2, ``(len(prefixes), q1·q2, r2)``."""
+        """First products of prefixes i1 · p2 + i2, ``(len(prefixes), q1·q2, r2)``."""
         (_, p2, _), (q1, q2, _), (_, r2) = self.shape.p, self.shape.q, self.shape.ranks
         first = self.cores[0].index_select(0, torch.div(prefixes, p2, rounding_mode="floor"))
         middle = self.cores[1].index_select(0, prefixes % p2)
@@ -216,13 +204,14 @@ class TTEmbeddingBag(nn.Module):
             )
         return input, lengths
 
-    def core_arrays(self) -> tuple[NDArray[np.float32], ...]:
-        """Copy the TT cores out as float32, shapes of :attr:`TtShape.core_shapes`."""
-        return tuple(core.detach().cpu().numpy().astype(np.float32) for core in self.cores)
+    def float_tt(self) -> FloatTt:
+        """Copy the TT cores out."""
+        one, two, three = (core.detach().cpu().numpy().astype(np.float32) for core in self.cores)
+        return FloatTt(self.shape, (one, two, three))
 
     def tensors(self, table: int) -> dict[str, NDArray[np.float32]]:
         """Return the TT cores under the names that they have in a weight file."""
-        return {core_tensor(table, i): core for i, core in enumerate(self.core_arrays())}
+        return {core_tensor(table, i): core for i, core in enumerate(self.float_tt().cores)}
 
     def extra_repr(self) -> str:
         """Sizes, for :func:`repr`."""
