@@ -1,7 +1,7 @@
 # Names only: what each does stands in scripts/ or in the tool itself. `make help` lists them.
 PYTHON ?= python3
 BIN := .venv/bin
-SETUP := build/.setup$(addprefix -,$(EXTRAS))
+SETUP := build/.setup$(if $(EXTRAS),-$(EXTRAS))
 JOBS ?= 2
 
 .PHONY: help setup demo test soak train lint type format lock clean
@@ -13,7 +13,7 @@ help:            ## list the targets
 setup: $(SETUP)  ## virtual environment with pinned packages; EXTRAS=train adds PyTorch
 
 $(SETUP): requirements.lock requirements-train.txt pyproject.toml scripts/setup
-	PYTHON=$(PYTHON) EXTRAS=$(EXTRAS) scripts/setup
+	PYTHON=$(PYTHON) EXTRAS="$(EXTRAS)" scripts/setup
 	@mkdir -p $(@D) && touch $@
 
 demo: setup      ## the starter example, end to end, into build/demo

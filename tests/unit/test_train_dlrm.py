@@ -44,9 +44,7 @@ def drawn_samples(shape, n=64, seed=0):
 @pytest.mark.parametrize("dense", [3, 0])
 @pytest.mark.parametrize("tt", [None, {0: TT}])
 def test_logits_are_the_float_twins(interaction, dense, tt):
-    shape = small_shape(
-        interaction=interaction, dense=dense, rows=(40, 4)
-    )
+    shape = small_shape(interaction=interaction, dense=dense, rows=(40, 4))
     model = Dlrm(shape, tt, std=0.5, seed=1)
     samples = drawn_samples(shape)
     expected = float_twin.run(shape, model.weights(), samples)
