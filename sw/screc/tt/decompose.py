@@ -284,7 +284,7 @@ class _TtSvd:
             gram += flat.T @ flat
         self.energies3, vectors = _largest(gram)
         self.most = min(shape.ranks[1], columns)
-        self.third = vectors[:, : self.most]
+        self.third = np.ascontiguousarray(vectors[:, : self.most])
         del gram, vectors
         projected = np.zeros((p1 * p2, q1 * q2, self.most))
         for prefixes, x, _ in table.blocks():
@@ -377,8 +377,10 @@ class _Fit:
         return self.first, self.second, self.third
 
     def _sum_prefixes(self) -> tuple[Matrix, Matrix]:
-        """Per prefix: weighted Gram matrix of the third core, (prefixes, r2, r2), and its moments
-        with the rows, (prefixes, q1·q2, r2)."""
+        """Weighted squares of the third core per prefix, and its products with the rows.
+
+        (prefixes, r2, r2) and (prefixes, q1·q2, r2).
+        """
         (q1, q2, q3), r2 = self.shape.q, self.shape.ranks[1]
         third = _third_matrix(self.third)
         squares = (self.third @ self.third.transpose(0, 2, 1)).reshape(-1, r2 * r2)
@@ -398,9 +400,9 @@ class _Fit:
         for i2 in range(p2):
             normal = (squares.T @ gram[:, i2]).reshape(r1, r1, r2, r2)
             matrix = normal.transpose(0, 2, 1, 3).reshape(r1 * r2, r1 * r2)
-            right = np.einsum("ajs,ajkt->stk", self.first, moment[:, i2])
+            right = np.tensordot(self.first, moment[:, i2], ((0, 1), (0, 1)))  # (r1, q2, r2)
             before = self.second[i2].transpose(0, 2, 1).reshape(r1 * r2, q2)
-            after = _solve(matrix, right.reshape(r1 * r2, q2), before)
+            after = _solve(matrix, right.transpose(0, 2, 1).reshape(r1 * r2, q2), before)
             self.second[i2] = after.reshape(r1, r2, q2).transpose(0, 2, 1)
 
     def _solve_first(self, gram: Matrix, moment: Matrix) -> None:
