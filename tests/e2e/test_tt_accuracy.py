@@ -15,8 +15,8 @@ from tests.conftest import NO_TORCH, shared_data
 
 pytest.importorskip("torch", reason=NO_TORCH)
 
-from screc.train.compare import Experiment, by_frequency, compare  # noqa: E402
-from screc.train.dlrm import Recipe, take  # noqa: E402
+from screc.train.compare import Experiment, by_frequency, compare
+from screc.train.dlrm import Recipe, take
 
 pytestmark = [pytest.mark.train, pytest.mark.slow, pytest.mark.data]
 
@@ -73,10 +73,11 @@ def test_movielens_loses_little_on_the_device(capsys, movielens, from_dense):
     train, held_out = movielens
     tt = {i: choose_shape(t.rows, t.dim, RANK) for i, t in enumerate(MOVIELENS.tables)}
     scratch = dataclasses.replace(DENSE, epochs=5, tt_rate=5e-3)
+    start = "tuned from dense" if from_dense else "from scratch"
     tuning = dataclasses.replace(DENSE, epochs=4, mlp_rate=3e-4)
     found = compare(
         Experiment(
-            name=f"movielens_small, rank {RANK}, {'tuned from dense' if from_dense else 'from scratch'}",
+            name=f"movielens_small, rank {RANK}, {start}",
             shape=MOVIELENS,
             tt=tt,
             dense=DENSE,
