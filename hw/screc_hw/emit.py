@@ -14,7 +14,7 @@ from amaranth.lib import wiring
 from screc_hw.files import write_whole
 from screc_hw.netlist import Netlist, convert, run_yosys
 
-__all__ = ["LintError", "emit_netlist", "emit_systemverilog", "lint"]
+__all__ = ["LintError", "emit_netlist", "emit_primitives", "emit_systemverilog", "lint"]
 
 # Processes stay `always_comb` and `always_ff`: a multiplexer netlist is unreadable and slow, and
 # plain `always @*` starts with X in Icarus where its inputs never change.
@@ -99,6 +99,31 @@ def emit_netlist(netlist: Netlist, folder: Path) -> list[Path]:
     for path in sorted(folder.glob("*.sv")):
         if path not in files and OURS.match(path.read_text(encoding="utf-8")):
             path.unlink()
+    return files
+
+
+def emit_primitives(plain: Netlist, instances: Netlist, folder: Path) -> list[Path]:
+    """Write the modules that differ where a design has instances of primitives.
+
+    Parameters
+    ----------
+    plain, instances
+        The design converted without and with ``primitives``.
+    folder
+        Where :func:`emit_netlist` has written ``plain``. Its folder ``primitives`` gets the files
+        that replace those of their names for a tool that knows the primitives, if there are any.
+    """
+    if plain.text == instances.text:
+        return []
+    with tempfile.TemporaryDirectory(prefix="screc-emit-") as name:
+        made = {file.name: file.read_text("utf-8") for file in emit_netlist(instances, Path(name))}
+    changed = folder / "primitives"
+    changed.mkdir(exist_ok=True)
+    files = []
+    for file, text in made.items():
+        if text != (folder / file).read_text("utf-8"):
+            write_whole(changed / file, text)
+            files.append(changed / file)
     return files
 
 

@@ -23,12 +23,14 @@ from amaranth.hdl._ir import PortDirection
 from amaranth.hdl._mem import MemoryInstance
 from amaranth.lib import wiring
 
+from screc_hw.dsp import Primitives
+
 __all__ = ["NetlistError", "Port", "check_netlist", "convert", "run_yosys"]
 
 MODULE = re.compile(
     r"^((?:attribute [^\n]*\n)*)module (\\\S+)\n(.*?)^end\n", re.MULTILINE | re.DOTALL
 )
-PORT = re.compile(r"^  wire width (\d+) (input|output) \d+  ?(\\\S+)$", re.MULTILINE)
+PORT = re.compile(r"^  wire width (\d+) (input|output) \d+ +(?:signed )?(\\\S+)$", re.MULTILINE)
 CELL_TYPE = re.compile(r"^  cell (\\\S+) ", re.MULTILINE)
 NO_CONTENTS = re.compile(
     r"^  cell \$meminit_v2 [^\n]*\n(?:    [^\n]*\n)*?    connect \\DATA \{  \}\n.*?^  end\n+",
@@ -64,12 +66,13 @@ class Netlist:
     ports: tuple[Port, ...]
 
 
-def convert(component: wiring.Component, *, name: str) -> Netlist:
+def convert(component: wiring.Component, *, name: str, primitives: bool = False) -> Netlist:
     """Elaborate ``component`` into a netlist of unique modules with plain names.
 
     Modules are named after their place (``name_reader_parser``). Equal modules are kept once, under
     the first one's name; the zero contents of writable memories are dropped, because they would
-    take millions of lines of SystemVerilog and UltraRAM cannot be initialised.
+    take millions of lines of SystemVerilog and UltraRAM cannot be initialised. With ``primitives``,
+    multipliers that have a DSP48E2 of their own are instances of it (:mod:`screc_hw.dsp`).
 
     Raises
     ------
@@ -77,7 +80,7 @@ def convert(component: wiring.Component, *, name: str) -> Netlist:
         If a port of the component's signature is missing, has another direction or width, or if a
         port beyond ``clk`` and ``rst`` is left over.
     """
-    fragment = Fragment.get(component, None)
+    fragment = Fragment.get(component, Primitives() if primitives else None)
     with _zero_contents_hidden(fragment):
         text, _ = rtlil.convert_fragment(fragment, _amaranth_ports(component), name, emit_src=False)
     ports = _check_ports(component, _ports(text))

@@ -164,7 +164,7 @@ COMBINER_FIELDS: dict[str, tuple[int, int]] = {
 }
 
 
-# --- TT reconstructor: table descriptor, TT_TABLE_WORDS × 64 bits ---------------------------------
+# --- TT reconstructor: table descriptor, TT_TABLE_WORDS × 64 bits --------------------------------
 # K1, K2: steps of ``chain`` that r1, r2 take; T: values of j2 that one group computes; B = q3 / 4.
 TT_TABLE_WORDS = 8
 TT_TABLE_FIELDS: dict[str, tuple[int, int]] = {
@@ -193,7 +193,8 @@ TT_TABLE_FIELDS: dict[str, tuple[int, int]] = {
     "m": (384, 16),  # requantisation of the second product
     "s": (400, 6),
     "chunks": (406, 8),  # dim / 4; chunks beyond are padding
-    "pin_base": (416, 24),
+    "pin_base": (416, 24),  # first word of the pinned prefixes in the store
+    "row_blocks": (440, 8),  # T · B
 }
 
 

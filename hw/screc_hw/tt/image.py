@@ -153,6 +153,7 @@ def descriptor(
         s=table.s,
         chunks=shape.dim // CHUNK,
         pin_base=pin_base,
+        row_blocks=params.blocks(shape),
     )
     return [value >> 64 * i & (1 << 64) - 1 for i in range(TT_TABLE_WORDS)]
 

@@ -122,17 +122,19 @@ class TtParams:
         slice_lanes: int,
         **chosen: int,
     ) -> TtParams:
-        """Size the maxima for these tables, with ``pins`` pinned prefixes each."""
-        one = cls(
-            slice_lanes=slice_lanes,
-            max_rank=max(max(shape.ranks) for shape in shapes),
-            max_q2=max(shape.q[1] for shape in shapes),
-            max_q3=max(shape.q[2] for shape in shapes),
-            max_dim=max(-(-shape.dim // slice_lanes) * slice_lanes for shape in shapes),
-            max_tables=max(2, 1 << (len(shapes) - 1).bit_length()),
-            row_bits=max(2, *(shape.rows.bit_length() for shape in shapes)),
-            **chosen,
-        )
+        """Size the maxima for these tables, with ``pins`` pinned prefixes each.
+
+        ``chosen`` parameters are taken as they are; depths are those of the tables.
+        """
+        least = {
+            "max_rank": max(max(shape.ranks) for shape in shapes),
+            "max_q2": max(shape.q[1] for shape in shapes),
+            "max_q3": max(shape.q[2] for shape in shapes),
+            "max_dim": max(-(-shape.dim // slice_lanes) * slice_lanes for shape in shapes),
+            "max_tables": max(2, 1 << (len(shapes) - 1).bit_length()),
+            "row_bits": max(2, *(shape.rows.bit_length() for shape in shapes)),
+        }
+        one = cls(slice_lanes=slice_lanes, **{**least, **chosen})
         pins = pins or [0] * len(shapes)
         words = [one.core_words(shape) for shape in shapes]
         return dataclasses.replace(
@@ -250,6 +252,23 @@ class TtParams:
     def max_blocks(self) -> int:
         """Blocks of the largest row that is not mostly padding."""
         return self.max_rounds * self.max_q3 // CHUNK
+
+    @property
+    def steps_bits(self) -> int:
+        """Width of a count of steps, less one."""
+        links = self.max_links
+        first = self.max_rounds * links * self.chain // COLUMNS * links
+        return index_bits(max(first, self.max_blocks * links))
+
+    @property
+    def chunk_bits(self) -> int:
+        """Width of a chunk's number, and of their count; padding may reach further."""
+        return max(self.chunks, GROUPS * self.max_blocks).bit_length()
+
+    @property
+    def block_depth(self) -> int:
+        """Blocks of second products that may be under way: those of four rows, and a few."""
+        return 1 << (4 * self.max_blocks + 7).bit_length()
 
     @property
     def chunks(self) -> int:
