@@ -17,6 +17,9 @@ from screc_sim.golden.tt import FRACTION_MAX, MIDDLE_MAX, NUMBERS_AT_ONCE, SHIFT
 ACC_LIMIT = 1 << (ACC_BITS - 1)
 """Second products stay below it in magnitude."""
 
+NEGLIGIBLE = 1e-13
+"""Share of the largest energy of an axis below which an axis is rounding noise."""
+
 EQUALISATIONS = 10
 """Rounds of equalisation of the two bonds, which depend on each other; it converges in a few."""
 
@@ -86,11 +89,12 @@ def balance(tt: FloatTt) -> Cores:
     """The same table in cores that int8 holds well, float64.
 
     A tensor train allows any basis of the rank between two cores. Principal axes differ in size as
-    the singular values do, and one scale per core would leave the small ones few codes. So the
-    outer cores are made orthonormal, the axes principal, and these mixed by an orthonormal cosine
-    transform, which spreads the large ones over all channels; then each channel is scaled so that
-    its largest number is alike in both cores. Measured against the cores of TT-SVD as they come,
-    errors of rows fall to 0.9 of theirs for flat spectra and to a sixth for decaying ones.
+    the singular values do, and one scale per core would leave the small ones few codes. So each
+    bond's singular values are shared out by their roots, and an orthonormal cosine transform mixes
+    the axes, which makes all channels alike; then each is scaled so that its largest number is the
+    same in both cores. Measured at ranks 8 to 32 against TT-SVD's cores as they come, the errors of
+    rows fall to 0.5 to 0.9 of theirs where singular values are alike, and to a third and less
+    where they decay.
     """
     g1, g2, g3 = (core.astype(np.float64) for core in tt.cores)
     (p1, p2, p3), (q1, q2, q3), (r1, r2) = tt.shape.p, tt.shape.q, tt.shape.ranks
@@ -99,11 +103,11 @@ def balance(tt: FloatTt) -> Cores:
     middle = right1 @ (g2 @ right3.T).reshape(p2, r1, -1)
     k1, k2 = left.shape[1], right.shape[1]  # below the ranks where these exceed the unfoldings
     middle = middle.reshape(p2, k1, q2, k2)
-    mix1 = _principal(middle.transpose(1, 0, 2, 3)) @ _cosines(k1, r1)
-    mix2 = _principal(middle.transpose(3, 0, 1, 2)) @ _cosines(k2, r2)
-    first = (left @ mix1).reshape(p1, q1, r1)
-    second = (mix1.T @ (middle @ mix2).reshape(p2, k1, -1)).reshape(p2, r1, q2, r2)
-    third = (right @ mix2).reshape(p3, q3, r2).transpose(0, 2, 1)
+    outer1, inner1 = _mix(middle.transpose(1, 0, 2, 3), r1)
+    outer2, inner2 = _mix(middle.transpose(3, 0, 1, 2), r2)
+    first = (left @ outer1).reshape(p1, q1, r1)
+    second = (inner1.T @ (middle @ inner2).reshape(p2, k1, -1)).reshape(p2, r1, q2, r2)
+    third = (right @ outer2).reshape(p3, q3, r2).transpose(0, 2, 1)
     for _ in range(EQUALISATIONS):
         ratio = _ratio(np.abs(first).max((0, 1)), np.abs(second).max((0, 2, 3)))
         first, second = first / ratio, second * ratio[:, None, None]
@@ -112,17 +116,19 @@ def balance(tt: FloatTt) -> Cores:
     return first, second, third
 
 
-def _principal(core: Matrix) -> Matrix:
-    """Orthonormal axes of the first index, (k, k), the largest first."""
+def _mix(core: Matrix, rank: int) -> tuple[Matrix, Matrix]:
+    """New bases of a bond for its outer and its inner core, both (k, rank).
+
+    ``core`` is the inner one, (k, ...), and the outer one orthonormal. Outer times inner transposed
+    is the identity on all axes that the inner core uses.
+    """
     flat = core.reshape(len(core), -1)
-    vectors: Matrix = np.linalg.eigh(flat @ flat.T)[1][:, ::-1]
-    return vectors
-
-
-def _cosines(axes: int, channels: int) -> Matrix:
-    """Orthonormal rows (axes, channels) of a cosine transform: all channels get of every axis."""
-    rows: Matrix = scipy.fft.dct(np.eye(channels), norm="ortho").T[:axes]
-    return rows
+    energies, axes = np.linalg.eigh(flat @ flat.T)
+    used = energies > energies[-1] * NEGLIGIBLE
+    root = energies[used][::-1] ** 0.25  # of the singular value
+    axes = axes[:, used][:, ::-1]
+    cosines = scipy.fft.dct(np.eye(rank), norm="ortho").T[: len(root)]
+    return axes * root @ cosines, axes / root @ cosines
 
 
 def _ratio(outer: Matrix, inner: Matrix) -> Matrix:
