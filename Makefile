@@ -25,7 +25,7 @@ test: setup      ## the tests
 soak: setup      ## the long-running tests
 	$(BIN)/python -m pytest -n $(JOBS) -m slow tests
 
-train: setup     ## the tests of training, after `make setup EXTRAS=train`
+train: setup     ## the tests that need PyTorch, after `make setup EXTRAS=train`
 	$(BIN)/python -m pytest -m train tests
 
 lint: setup      ## style, layers, spelling

@@ -30,7 +30,7 @@ from tests.unit.test_train_dlrm import TT, drawn_samples  # noqa: E402
 pytestmark = pytest.mark.train
 
 SHAPE = small_shape(rows=(40, 4), formats=("int8", "int8"))
-RECIPE = Recipe(epochs=4, batch=32, mlp_rate=5e-3, dense_rate=1e-2, tt_rate=1e-2, std=0.3)
+RECIPE = Recipe(epochs=10, batch=32, mlp_rate=1e-2, dense_rate=1e-2, tt_rate=1e-2, std=0.3)
 
 
 def experiment(**changes):
@@ -79,7 +79,7 @@ def test_comparison_scores_what_it_trained(from_dense):
     assert found.resampled.shape == (200, 2, len(MODELS))
     for of_seed, aucs in zip(found.scores, found.aucs, strict=True):
         assert aucs == pytest.approx([auc(held_out.labels, s) for s in of_seed])
-        assert aucs.min() > 0.65
+        assert aucs.min() > 0.8
     if not from_dense:
         model = Dlrm(SHAPE, {0: TT}, std=0.3, seed=4)
         fit(model, train, RECIPE, 4)

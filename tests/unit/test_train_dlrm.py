@@ -25,7 +25,7 @@ TT = TtShape(rows=40, p=(2, 4, 5), q=(1, 1, 4), ranks=(4, 4))
 
 
 def drawn_samples(shape, n=64, seed=0):
-    """Samples whose label is a matter of the first table's row and the first dense feature."""
+    """Samples whose label is a matter of the first table's rows and the first dense feature."""
     rng = np.random.default_rng(seed)
     bags = []
     for feature in shape.features:
@@ -34,7 +34,7 @@ def drawn_samples(shape, n=64, seed=0):
         ids = rng.integers(0, shape.tables[feature.table].rows, lengths.sum())
         bags.append(Bags(ids, np.concatenate([[0], np.cumsum(lengths)])))
     dense = rng.normal(size=(n, shape.dense)).astype(np.float32)
-    first = np.array([b.sum() for b in np.split(bags[0].ids % 2, bags[0].offsets[1:-1])])
+    first = np.array([b.sum() for b in np.split(bags[0].ids < 20, bags[0].offsets[1:-1])])
     chance = first - 1.0 + (dense[:, 0] if shape.dense else 0)
     labels = (chance + rng.normal(0, 0.3, n) > 0).astype(np.float32)
     return SampleBatch(dense, tuple(bags), labels)
