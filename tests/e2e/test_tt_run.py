@@ -83,6 +83,7 @@ MIDDLE = 'tiers=["onchip", "tt", "dram"], onchip_rows=64, tt_rank=16, tt_rows=10
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)
 @pytest.mark.cosim
 @pytest.mark.data
 @pytest.mark.parametrize(
