@@ -5,7 +5,7 @@ import pytest
 
 from screc_hw.tt.params import TtParams
 from screc_hw.tt.shape import TtShape
-from tests.support.tt import TtBench, random_table
+from tests.support.tt_bench import TtBench, random_table
 
 
 def shape(rows: int, p: tuple, q: tuple, ranks: tuple) -> TtShape:
