@@ -18,8 +18,9 @@ PINS = 6
 PARAMS = TtParams.for_tables([SHAPE], [PINS], slice_lanes=8, chain=4, requantisers=4, slots=4)
 
 
-def _a_first_product_is_done_before_it_is_written(m, part):
-    m.d.sync += part.done.eq(part.tag.valid & part.tag.done & ~part.tag.second)
+def _a_first_product_is_done_with_its_last_step(m, part):
+    tag = m.submodules.sequencer.tag
+    m.d.comb += m.submodules.sequencer.done.eq(tag.valid & tag.done & ~tag.second)
 
 
 def _a_first_product_is_written_to_one_place(m, part):
@@ -51,7 +52,7 @@ def _rows_are_one_slice(m, part):
 
 
 PLACES = {
-    _a_first_product_is_done_before_it_is_written: (lane, "Sums"),
+    _a_first_product_is_done_with_its_last_step: (reconstructor, "TtLane"),
     _a_first_product_is_written_to_one_place: (lane, "Sums"),
     _sums_begin_anew_with_every_step: (lane, "Sequencer"),
     _all_groups_take_the_lower_columns: (lane, "Sequencer"),
