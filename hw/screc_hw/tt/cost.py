@@ -6,9 +6,9 @@ import math
 
 from screc_hw.costs import bits, queue, registers
 from screc_hw.numerics import INT8_MAX, MULTIPLIER_BITS
-from screc_hw.resources import RAMB18_SHAPES, URAM_DEPTH, Resources, memory_blocks
+from screc_hw.resources import RAMB18_SHAPES, Resources, bank_depth, memory_blocks
 from screc_hw.stream import config_layout, index_bits
-from screc_hw.tt.digits import NARROW, WIDE
+from screc_hw.tt.digits import NARROW, NARROWEST, WIDE
 from screc_hw.tt.layouts import (
     addresses_layout,
     block_layout,
@@ -34,7 +34,7 @@ from screc_hw.tt.sequencer import JOBS_HELD
 from screc_hw.tt.shape import CHUNK, GROUPS
 
 DOTS = GROUPS * COLUMNS
-DSP_PRODUCT_BITS = 9
+DSP_PRODUCT_BITS = NARROWEST
 """Narrower products are LUTs."""
 
 WORD_BITS = 64
@@ -109,8 +109,12 @@ class _Cost:
         step = step_layout(p).size + 3
         position = registers(step + operands + sum(width for _, width in banks) + 3, operands + 4)
         for words, width in banks:
-            position += _block_ram(width, words) + registers(
-                0, width * (_banks(width, words) - 1) // 2
+            depth = bank_depth(words)
+            count = math.ceil(words / depth)
+            # a choice of four is a LUT, and so are two of two
+            position += count * _block_ram(width, depth) + registers(
+                width * (count - 1) + 2 * bits(count),
+                width * (count - 1) // 2 + 2 * count * (count > 1),
             )
         latency = 3 + p.chain + 2
         tags = registers(latency + 4, tag_layout(p).size * math.ceil(latency / 32) + 6)
@@ -183,17 +187,6 @@ def _memory(width: int, depth: int) -> Resources:
 def _block_ram(width: int, depth: int) -> Resources:
     """A memory that is never LUT RAM."""
     return memory_blocks(max(RAMB18_SHAPES[0][0], depth), width)
-
-
-def _banks(width: int, depth: int) -> int:
-    """Blocks behind each other: what they give is chosen from, half a LUT per bit and block."""
-    if depth >= URAM_DEPTH:
-        return math.ceil(depth / URAM_DEPTH)
-    # of the shapes that take fewest blocks, the deepest
-    rows = {words: math.ceil(depth / words) for words, _ in RAMB18_SHAPES}
-    return min(
-        (rows[words] * math.ceil(width / each), rows[words]) for words, each in RAMB18_SHAPES
-    )[1]
 
 
 def tt_resources(params: TtParams) -> Resources:

@@ -16,13 +16,16 @@ from screc_hw.memory.layouts import tt_request_layout
 from screc_hw.memory.stages import Stages
 from screc_hw.protocol import TT_TABLE_FIELDS, TT_TABLE_WORDS, LoadTarget
 from screc_hw.stream import config_layout, index_bits
-from screc_hw.tt.layouts import job_layout
+from screc_hw.tt.layouts import addresses_layout, job_layout
 from screc_hw.tt.params import DIGIT_BITS, PREFIX_BITS, TtParams
 
 __all__ = ["Digits", "row_request_layout"]
 
 WIDE, NARROW = 26, 17
 """Unsigned widths of a DSP48E2's multiplier operands."""
+
+NARROWEST = 9
+"""Bits of a product from which on it is made in a DSP48E2, by Yosys."""
 
 PRODUCT = 3
 """Registers of a product: operands, product, output."""
@@ -121,19 +124,16 @@ class Digits(wiring.Component):
         prefix = self._product(row, delay(early["m3"], 2), self._reciprocal_bits(p.row_bits))[
             p.row_bits + DIGIT_BITS :
         ][:PREFIX_BITS]
-        rest = self._product(
-            prefix[:DIGIT_BITS], delay(early["p3"], prefix_at - known_at), DIGIT_BITS
-        )
-        digit3 = delay(
-            delay(row[:DIGIT_BITS], prefix_at + PRODUCT - row_at) - rest[:DIGIT_BITS], 1
-        )[:DIGIT_BITS]
+        # a core of few words needs as few bits of its digit
+        at = addresses_layout(p)
+        bits2, bits3 = (min(DIGIT_BITS, at[name].width) for name in ("core2", "core3"))
+        rest = self._low_product(prefix, delay(early["p3"], prefix_at - known_at), bits3)
+        digit3 = delay(delay(row[:bits3], prefix_at + PRODUCT - row_at) - rest, 1)[:bits3]
         digit1 = self._product(
             prefix, delay(early["m2"], prefix_at - known_at), self._reciprocal_bits(PREFIX_BITS)
         )[PREFIX_BITS + DIGIT_BITS :][:DIGIT_BITS]
-        rest = self._product(digit1, delay(early["p2"], first_at - known_at), DIGIT_BITS)
-        digit2 = delay(
-            delay(prefix[:DIGIT_BITS], first_at + PRODUCT - prefix_at) - rest[:DIGIT_BITS], 1
-        )[:DIGIT_BITS]
+        rest = self._low_product(digit1, delay(early["p2"], first_at - known_at), bits2)
+        digit2 = delay(delay(prefix[:bits2], first_at + PRODUCT - prefix_at) - rest, 1)[:bits2]
 
         digit1 = delay(digit1, digits_at - first_at)
         digit3 = delay(digit3, digits_at - prefix_at - PRODUCT - 1)
@@ -242,9 +242,20 @@ class Digits(wiring.Component):
     def _place(self, digit: Value, stride: Value, base: Value, address: Signal) -> Value:
         """Return ``base + digit * stride``, as wide as ``address``, when the job is known."""
         delay, bits = self._stages.delay, len(address)
-        x, y = delay(digit[:bits], 1), delay(stride[:bits], 1)
-        product = delay(delay((x * y)[:bits], 1), 1)
+        product = self._low_product(digit, stride, bits)
         return delay((delay(base[:bits], PRODUCT) + product)[:bits], 1)
+
+    def _low_product(self, a: Value, b: Value, bits: int) -> Value:
+        """Return the low ``bits`` of ``a * b``, ``PRODUCT`` later.
+
+        A product too narrow for a multiplier is LUTs, in two steps.
+        """
+        delay = self._stages.delay
+        x, y = delay(a[:bits], 1), delay(b[:bits], 1)
+        if bits >= NARROWEST:
+            return delay(delay((x * y)[:bits], 1), 1)
+        terms = [delay(((x * y[i : i + 2]) << i)[:bits], 1) for i in range(0, len(y), 2)]
+        return delay(sum(terms[1:], terms[0])[:bits], 1)
 
     def _less_one(self, count: Value) -> Value:
         return self._stages.delay(self._stages.delay(count - 1, 1), PRODUCT)
