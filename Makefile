@@ -1,19 +1,19 @@
 # Names only: what each does stands in scripts/ or in the tool itself. `make help` lists them.
 PYTHON ?= python3
 BIN := .venv/bin
-SETUP := build/.setup
+SETUP := build/.setup$(if $(EXTRAS),-$(EXTRAS))
 JOBS ?= 2
 
-.PHONY: help setup demo test soak lint type format lock clean
+.PHONY: help setup demo test soak train lint type format lock clean
 .DEFAULT_GOAL := help
 
 help:            ## list the targets
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
-setup: $(SETUP)  ## virtual environment with pinned packages; Icarus where it may be installed
+setup: $(SETUP)  ## virtual environment with pinned packages; EXTRAS=train adds PyTorch
 
-$(SETUP): requirements.lock pyproject.toml scripts/setup
-	PYTHON=$(PYTHON) scripts/setup
+$(SETUP): requirements.lock requirements-train.txt pyproject.toml scripts/setup
+	PYTHON=$(PYTHON) EXTRAS="$(EXTRAS)" scripts/setup
 	@mkdir -p $(@D) && touch $@
 
 demo: setup      ## the starter example, end to end, into build/demo
@@ -24,6 +24,9 @@ test: setup      ## the tests
 
 soak: setup      ## the long-running tests
 	$(BIN)/python -m pytest -n $(JOBS) -m slow tests
+
+train: setup     ## the tests that need PyTorch, after `make setup EXTRAS=train`
+	$(BIN)/python -m pytest -m train tests
 
 lint: setup      ## style, layers, spelling
 	$(BIN)/ruff format --check .

@@ -23,6 +23,7 @@ RECORDS: dict[str, type[Record]] = {
     "log": config.LogConfig,
     "log.table": config.LogTable,
     "device": DeviceConfig,
+    "analyze": config.AnalyzeConfig,
     "plan": config.PlanConfig,
     "plan.cores": config.CoresConfig,
     "plan.table": config.PlanTable,

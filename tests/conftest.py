@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+NO_TORCH = "needs PyTorch: make setup EXTRAS=train"
 
 
 def shared_data(name: str) -> Path:
@@ -15,3 +18,16 @@ def shared_data(name: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data set {name!r} is not beside the checkout")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def one_torch_thread(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Skip without PyTorch; one thread with it: waking others costs small batches more."""
+    if request.node.get_closest_marker("train") is None:
+        yield
+        return
+    torch = pytest.importorskip("torch", reason=NO_TORCH)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

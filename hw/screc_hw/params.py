@@ -2,13 +2,14 @@
 
 :class:`DeviceParams` is the one object that planner, generator, golden model and test bench agree
 on. Each core's own parameters, with every derived width and its cycle and resource formulas, are in
-``memory.params``, ``combiner.params``, ``compute.params`` and ``device.params``.
+``memory.params``, ``tt.params``, ``combiner.params``, ``compute.params`` and ``device.params``.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from screc_hw.combiner.params import CombinerParams
@@ -17,11 +18,25 @@ from screc_hw.device.params import HostParams
 from screc_hw.memory.params import MemoryCoreParams
 from screc_hw.model import ModelShape
 from screc_hw.resources import Resources
+from screc_hw.tt.params import TtParams
+from screc_hw.tt.shape import TtShape
 
 
 def pow2_at_least(value: int) -> int:
     """Smallest power of two that is at least ``value``."""
     return 1 << max(0, value - 1).bit_length()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TtLoad:
+    """What a device rebuilds of one table: ``rows`` per sample, mean.
+
+    ``hit_rate`` is the share of them whose prefix is pinned.
+    """
+
+    shape: TtShape
+    rows: float
+    hit_rate: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +72,9 @@ class DeviceParams:
     gather, combiner, core, host
         Parameters of each kind of core. They agree on ``lanes``, ``rows``, ``slots`` and widths;
         :meth:`for_model` makes them so and ``__post_init__`` checks it.
+    tt
+        Of the TT reconstructor that each memory core has; None without TT rows. All of them hold
+        the cores of all tables.
     """
 
     memory: int
@@ -65,6 +83,7 @@ class DeviceParams:
     combiner: CombinerParams
     core: ComputeParams
     host: HostParams
+    tt: TtParams | None = None
 
     def __post_init__(self) -> None:
         if self.memory < 1:
@@ -85,6 +104,18 @@ class DeviceParams:
                 f"combiner slots {self.combiner.slots} must be slots × compute cores "
                 f"{self.core.slots} × {self.compute}"
             )
+        fraction = None if self.tt is None else self.tt.fraction
+        for part in (self.gather, self.combiner):
+            if part.tt_fraction != fraction:
+                raise ValueError(
+                    f"tt_fraction of gather {self.gather.tt_fraction} and combiner "
+                    f"{self.combiner.tt_fraction} must be the reconstructors' fraction, {fraction}"
+                )
+        if self.tt is not None and self.tt.slice_lanes != self.gather.lanes:
+            raise ValueError(
+                f"slice_lanes {self.tt.slice_lanes} of the reconstructors and gather lanes "
+                f"{self.gather.lanes} must be equal"
+            )
 
     @classmethod
     def for_model(
@@ -101,11 +132,9 @@ class DeviceParams:
         dot_lanes: int | None = None,
         onchip_beats: int = 0,
         pool_beats: int = 1,
+        tt: TtParams | None = None,
     ) -> DeviceParams:
-        """Size a device's maxima for one model.
-
-        A memory core pools as many components a cycle as every dimension has in common, up to 64;
-        or 128 where all rows are 4-bit ones of whole such slices, which then take a beat each.
+        """Size a device's maxima for one model; ``tt`` is made for its :meth:`lanes`.
 
         Raises
         ------
@@ -113,11 +142,8 @@ class DeviceParams:
             If the model needs something these cores cannot do; the message names it.
         """
         dims = {table.dim for table in model.tables}
-        nibbles = all(table.code_bits == 4 for table in model.tables)
-        wide = nibbles and port_bits == 512 and dims and not math.gcd(*dims) % 128
-        lanes = 128 if wide else min(math.gcd(*dims, 64) if dims else 8, port_bits // 8)
-        if lanes < 4:
-            raise ValueError(f"embedding dimensions must be multiples of 4, not {sorted(dims)}")
+        lanes = cls.lanes(model, port_bits=port_bits)
+        fraction = None if tt is None else tt.fraction
         features = max(len(model.features), 1)
         max_slices = max((d // lanes for d in dims), default=1)
         vector_words = sum(-(-d // lanes) for d in model.vector_dims)
@@ -133,6 +159,7 @@ class DeviceParams:
             slots=slots * compute,
             rowwise=rowwise,
             onchip_beats=onchip_beats,
+            tt_fraction=fraction,
             pool_beats=pool_beats,
         )
         return cls(
@@ -148,6 +175,7 @@ class DeviceParams:
                 vector_words=vector_words,
                 mean=any(f.mode == "mean" for f in model.features),
                 rowwise=rowwise,
+                tt_fraction=fraction,
             ),
             core=ComputeParams(
                 rows=rows,
@@ -166,19 +194,58 @@ class DeviceParams:
                 max_dim=max(model.vector_dims, default=1),
             ),
             host=HostParams(),
+            tt=tt,
+        )
+
+    @staticmethod
+    def lanes(model: ModelShape, *, port_bits: int = 512) -> int:
+        """Components that a memory core pools per cycle for a model.
+
+        As many as every dimension has in common, up to 64; or 128 where all rows are 4-bit ones of
+        whole such slices, which then take a beat each.
+
+        Raises
+        ------
+        ValueError
+            If a dimension is not a multiple of 4.
+        """
+        dims = {table.dim for table in model.tables}
+        nibbles = all(table.code_bits == 4 for table in model.tables)
+        if nibbles and port_bits == 512 and dims and not math.gcd(*dims) % 128:
+            return 128
+        lanes = min(math.gcd(*dims, 64) if dims else 8, port_bits // 8)
+        if lanes < 4:
+            raise ValueError(f"embedding dimensions must be multiples of 4, not {sorted(dims)}")
+        return lanes
+
+    def with_tt(self, tt: TtParams | None) -> DeviceParams:
+        """Return the device with other reconstructors, or none."""
+        fraction = None if tt is None else tt.fraction
+        return dataclasses.replace(
+            self,
+            tt=tt,
+            gather=dataclasses.replace(self.gather, tt_fraction=fraction),
+            combiner=dataclasses.replace(self.combiner, tt_fraction=fraction),
         )
 
     def resources(self) -> Resources:
         """Estimate the device's resources: the sum of its cores, the shell excluded."""
+        rebuild = Resources() if self.tt is None else self.tt.resources()
         return (
-            self.memory * self.gather.resources()
+            self.memory * (self.gather.resources() + rebuild)
             + self.combiner.resources(inputs=self.memory, cores=self.compute)
             + self.compute * self.core.resources()
             + self.host.resources(memory=self.memory, compute=self.compute)
         )
 
     def predict(
-        self, model: ModelShape, samples: int, *, lookups: float | None = None, latency: int = 64
+        self,
+        model: ModelShape,
+        samples: int,
+        *,
+        lookups: float | None = None,
+        latency: int = 64,
+        tt: Sequence[TtLoad] = (),
     ) -> Prediction:
         """Predict the cycles of one RUN block of ``samples``.
 
@@ -192,6 +259,8 @@ class DeviceParams:
             Mean lookups per sample over all features; the model's own where None.
         latency
             Memory read latency in cycles, request accepted to first data beat.
+        tt
+            Rows that are rebuilt, table by table; they are among the ``lookups``.
         """
         count = model.lookups if lookups is None else lookups
         batches = -(-samples // self.core.rows)
@@ -214,6 +283,7 @@ class DeviceParams:
             row_beats=row_beats,
             row_cycles=row_cycles,
             latency=latency,
+            onchip=min(1.0, sum(load.rows for load in tt) / max(count, 1e-9)),
         )
         partials = self.combiner.expected_partials(model, inputs=self.memory, lookups=count)
         combine = self.combiner.cycles(model, partials_per_bag=partials)
@@ -225,6 +295,13 @@ class DeviceParams:
             "compute": compute * -(-batches // self.compute),
             "host": host * batches,
         }
+        if self.tt is not None:
+            params = self.tt
+            rebuild = sum(
+                params.cycles(load.shape, load.rows * rows / self.memory, load.hit_rate)
+                for load in tt
+            )
+            parts["tt"] = rebuild * batches
         steady = max(parts.values())
         # the first sub-batch: its words, then its bags while what needs no bag is computed
         bags = self.gather.fill(latency=latency) + gather + combine
@@ -248,4 +325,5 @@ class DeviceParams:
             combiner=CombinerParams(**data["combiner"]),
             core=ComputeParams(**data["core"]),
             host=HostParams(**data["host"]),
+            tt=None if data["tt"] is None else TtParams(**data["tt"]),
         )

@@ -129,7 +129,8 @@ FEATURE_FIELDS: dict[str, tuple[int, int]] = {
     "enable": (60, 1),  # 0: every lookup of this feature is out of range here
     "rowwise": (61, 1),  # unsigned codes, then fp16 scale and fp16 bias; else signed codes
     # Ranks [first, last) with rank mod 2**stripe_log2 == residue are this core's DRAM rows. The
-    # on-chip and TT ranges say the same of their tiers; a range with first >= last is empty.
+    # on-chip and TT ranges say the same of their tiers; a range with first >= last is empty. A row
+    # on chip or in DRAM is numbered among its core's; a TT row is rank - tt_first on every core.
     "first": (64, 32),
     "last": (96, 32),
     "stripe_log2": (128, 5),

@@ -46,6 +46,17 @@ URAM_DEPTH = 4096
 """Words of a URAM288, 72 bits each; memories at least as deep are put there. Source: UG573."""
 
 
+def bank_depth(depth: int) -> int:
+    """Words of one bank of a memory of ``depth``, so that no logic is behind its blocks' outputs.
+
+    A power of two, where narrower blocks side by side cost as many as wide ones behind each other;
+    from a URAM288's depth on, that depth.
+    """
+    if depth >= URAM_DEPTH:
+        return URAM_DEPTH
+    return max(2, depth) if depth <= RAMB18_SHAPES[0][0] else 1 << (depth - 1).bit_length()
+
+
 def memory_blocks(depth: int, width: int) -> Resources:
     """Blocks for a simple dual-port memory: LUT RAM up to 64 deep, RAMB36, URAM from 4096 deep."""
     if depth <= 32:

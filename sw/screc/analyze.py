@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from screc.flow import Context
 from screc.logs import Log, open_log
-from screc.stats import FeatureStats, IdCounter, Ints, TableStats, write_stats
+from screc.stats import FeatureStats, IdCounter, Ints, TableStats, describe_stats, write_stats
 from screc_hw.model import ModelShape
 from screc_sim.samples import SampleBatch
+
+TRIALS = "tt.parquet"
+"""File of what tables in TT form cost."""
 
 SAMPLES_AT_ONCE = 1 << 16
 """Samples counted at a time."""
@@ -115,10 +120,25 @@ def _table(
 
 
 def run(ctx: Context) -> None:
-    """Write ``stats.parquet``."""
+    """Write ``stats.parquet``, and ``tt.parquet`` where tables are to be tried in TT form."""
     log = open_log(ctx.config.log, ctx.shape, seed=ctx.config.model.seed)
     samples = log.profile().count() + log.holdout().count()
     with ctx.progress("counting samples", samples) as bar:
         stats = analyze(log, ctx.shape, bar.advance)
     write_stats(ctx.out / "stats.parquet", stats)
+    (ctx.out / TRIALS).unlink(missing_ok=True)
+    if ctx.config.analyze.tt_ranks:
+        from screc.tt.accuracy import try_tables, write_trials  # compile's imports take a while
+
+        write_trials(ctx.out / TRIALS, try_tables(ctx, stats))
     ctx.log(f"{samples:,} samples, {sum(t.hot for t in stats):,} distinct rows", level=1)
+
+
+def describe(out: Path) -> dict[str, Any]:
+    """Summarise what :func:`run` left in the folder ``out`` as one object."""
+    described = describe_stats(out / "stats.parquet")
+    if (out / TRIALS).exists():
+        from screc.tt.accuracy import read_trials
+
+        described["tt"] = [dataclasses.asdict(trial) for trial in read_trials(out / TRIALS)]
+    return described

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import functools
 import gzip
 import itertools
-import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from screc.errors import CheckError, ToolchainError
+from screc.bench_native import Progress, find_data, measure_points, with_progress
+from screc.errors import CheckError
 from screc.logs.synthetic import zipf_ranks
 from screc_hw.memory.params import MemoryCoreParams
 from screc_hw.model import TableShape
 from screc_sim.native.ddr4 import ACCESS_BYTES, Ddr4
 from screc_sim.native.gather import FORMATS, Bags, GatherCase, Table, check_partials
 from screc_sim.native.harness import PORT_PERIOD_PS, Memory, build, run
-from screc_sim.runner import SimulationError, SimulatorMissingError
 
 Ints = NDArray[np.int64]
 
@@ -205,16 +203,6 @@ class Traffic:
         )
 
 
-def data_folders() -> Iterator[Path]:
-    """Folders in which real data may lie: beside the checkout, beside the working directory."""
-    for root in (Path(__file__).resolve().parents[2], Path.cwd()):
-        yield root.parent / "shared" / "data"
-
-
-def _real(name: Path) -> Path | None:
-    return next((folder / name for folder in data_folders() if (folder / name).is_file()), None)
-
-
 def _by_frequency(ids: NDArray[Any]) -> tuple[Ints, int]:
     """Ranks of ids, the most frequent one's is 0, and how many there are."""
     _, number, counts = np.unique(ids, return_inverse=True, return_counts=True)
@@ -225,7 +213,7 @@ def _by_frequency(ids: NDArray[Any]) -> tuple[Ints, int]:
 
 def criteo() -> Traffic:
     """Return the lookups of real Criteo samples, one per sample and feature, or a stand-in's."""
-    path = _real(CRITEO_FILE)
+    path = find_data(CRITEO_FILE)
     if path is not None:
         with gzip.open(path, "rt") as file:
             cells = np.array([line.rstrip("\n").split("\t")[CRITEO_FIRST:] for line in file])
@@ -238,7 +226,7 @@ def criteo() -> Traffic:
 
 def gowalla() -> Traffic:
     """Return the lookups and bag lengths of real Gowalla users, or a stand-in's."""
-    path = _real(GOWALLA_FILE)
+    path = find_data(GOWALLA_FILE)
     if path is not None:
         with np.load(path) as arrays:
             ids, offsets = arrays["train_indices"], arrays["train_offsets"]
@@ -392,7 +380,7 @@ def bench_gather(
     *,
     cache: Path | None = None,
     workers: int = 2,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Progress = lambda what, done, total: None,
 ) -> list[dict[str, Any]]:
     """Measure points, and check every partial of them.
 
@@ -427,43 +415,11 @@ def bench_gather(
     ToolchainError
         If a tool is missing.
     """
-    context = multiprocessing.get_context("spawn")  # threads may be running in this process
-    designs = list(dict.fromkeys(point.params for point in chosen))
-    results: dict[int, dict[str, Any]] = {}
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-        try:
-            builds = [pool.submit(build, params, cache=cache) for params in designs]
-            for done, built in enumerate(concurrent.futures.as_completed(builds), 1):
-                built.result()
-                progress("build", done, len(builds))
-            runs = {pool.submit(measure, point, cache=cache): i for i, point in enumerate(chosen)}
-            for done, future in enumerate(concurrent.futures.as_completed(runs), 1):
-                point = chosen[runs[future]]
-                try:
-                    results[runs[future]] = future.result()
-                except (AssertionError, SimulationError) as error:
-                    raise CheckError(f"{point}: {error}") from error
-                progress("measure", done, len(runs))
-        except SimulatorMissingError as error:
-            raise ToolchainError(error.tool, error.get) from error
-        except SimulationError as error:
-            raise CheckError(str(error)) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-    return [results[i] for i in range(len(chosen))]
+    return measure_points(
+        chosen, build=build, measure=measure, cache=cache, workers=workers, progress=progress
+    )
 
 
 def bench() -> list[dict[str, Any]]:
     """Run :func:`bench_gather` as ``screc bench gather`` does, with progress on stderr."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bars:
-        tasks: dict[str, Any] = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done)
-
-        return bench_gather(points(), progress=show)
+    return with_progress(lambda progress: bench_gather(points(), progress=progress))

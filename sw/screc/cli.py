@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,13 @@ import click
 from screc import __version__
 from screc.errors import ConfigError, ScrecError
 
-BENCHES: dict[str, str] = {"encode": "screc.bench_encode", "gather": "screc.bench_gather"}
-"""Benchmarks by name: a module with ``bench() -> list[dict]``, and ``COLUMNS`` for people where
-there are more than a table holds."""
+BENCHES: dict[str, str] = {
+    "encode": "screc.bench_encode",
+    "gather": "screc.bench_gather",
+    "tt": "screc.bench_tt",
+}
+"""Benchmarks by name: a module with ``bench() -> list[dict]``; for people ``COLUMNS`` where there
+are more than a table holds, and ``further() -> dict[str, list[dict]]``, more tables by title."""
 
 
 PACKED = ("int4r", "int8r", "byte")
@@ -217,14 +221,20 @@ def bench(name: str, as_json: bool) -> None:
     if as_json:
         emit_json({"bench": name, "results": results})
         return
+    columns = getattr(module, "COLUMNS", tuple(results[0]))
+    _print_table(f"bench {name}", columns, results)
+    for title, rows in getattr(module, "further", dict)().items():
+        _print_table(title, tuple(rows[0]), rows)
+
+
+def _print_table(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"bench {name}")
-    columns = getattr(module, "COLUMNS", tuple(results[0]))
+    table = Table(title=title)
     for column in columns:
         table.add_column(column.replace("_", " "), justify="right", overflow="fold")
-    for row in results:
+    for row in rows:
         table.add_row(*(_cell(row[column]) for column in columns))
     Console().print(table)
 

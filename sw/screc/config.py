@@ -153,6 +153,17 @@ class LogConfig(Record):
         return SUFFIX_FORMATS.get(Path(name).suffix, "criteo")
 
 
+class AnalyzeConfig(Record):
+    """``[analyze]``: what is measured beside accesses."""
+
+    tt_ranks: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Ranks at which whole tables are tried in tensor-train form; it takes time."""
+    tt_tables: tuple[str, ...] = ()
+    """Tables that are tried; absent: all of at least 10,000 rows with one scale."""
+    tt_samples: int = Field(default=16384, ge=1)
+    """Samples of the hold-out part that the AUC is measured on, at most."""
+
+
 class PlanTable(Record):
     """``[[plan.table]]``: wishes for one table."""
 
@@ -162,8 +173,13 @@ class PlanTable(Record):
     """Tiers that its rows may be in; absent: ``dram`` and ``ssd``."""
     pin: Tier | None = None
     """The tier that all its rows are in."""
+    onchip_rows: int | None = Field(default=None, ge=0)
+    """Most rows on chip; absent: as many as fit."""
     tt_rank: int | None = Field(default=None, ge=1)
-    """Rank of its tensor-train cores."""
+    """Rank of its tensor-train cores, for ``tt``."""
+    tt_rows: int | None = Field(default=None, ge=1)
+    """Hottest rows that are in tensor-train form where not on chip; absent: all, or with ``dram``
+    or ``ssd`` among the tiers those that get 90 % of the accesses."""
     replicate: bool = False
     """Whether every memory core holds a copy of its DRAM rows."""
 
@@ -183,6 +199,10 @@ class CoresConfig(Record):
     """Samples that a compute core takes at a time, a power of two up to 64."""
     columns: int | None = None
     """Output channels that a compute core takes at a time, 8 times a power of two."""
+    tt_lanes: int | None = Field(default=None, ge=1, le=16)
+    """Tensor-train lanes of each memory core, where tables are in that form; absent: 1."""
+    prefixes: int | None = Field(default=None, ge=0, le=1 << 16)
+    """First products that those lanes keep, of all tables together; absent: 512."""
 
     @field_validator("memory", "compute", "rows")
     @classmethod
@@ -260,6 +280,8 @@ class Config(Record):
     """``[log]``"""
     device: tuple[DeviceConfig, ...] = Field(default=(DeviceConfig(kind="smartssd"),), min_length=1)
     """``[[device]]``, one entry per kind."""
+    analyze: AnalyzeConfig = AnalyzeConfig()
+    """``[analyze]``"""
     plan: PlanConfig = PlanConfig()
     """``[plan]``"""
     simulate: SimulateConfig = SimulateConfig()

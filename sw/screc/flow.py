@@ -107,7 +107,8 @@ class Step:
     result: str | None = None
 
 
-def _model_inputs(ctx: Context) -> list[Any]:
+def model_inputs(ctx: Context) -> list[Any]:
+    """Return what the model's weights depend on."""
     weights = ctx.config.model.weights
     return [
         dataclasses.asdict(ctx.shape),
@@ -121,6 +122,13 @@ def _log_inputs(ctx: Context) -> list[Any]:
 
     found = [files.fingerprint(path) for path in log_files(ctx.config.log)]
     return [ctx.config.log.model_dump(mode="json"), ctx.config.model.seed, found]
+
+
+def _trial_inputs(ctx: Context) -> list[Any]:
+    """What trials of tables in TT form depend on, where any are asked for."""
+    if not ctx.config.analyze.tt_ranks:
+        return []
+    return [ctx.config.analyze.model_dump(mode="json"), model_inputs(ctx)]
 
 
 def _plan_without_times(ctx: Context) -> Any:
@@ -141,7 +149,11 @@ STEPS: dict[str, Step] = {
             module="screc.analyze",
             needs=(),
             outputs=("stats.parquet",),
-            inputs=lambda ctx: [_log_inputs(ctx), dataclasses.asdict(ctx.shape)],
+            inputs=lambda ctx: [
+                _log_inputs(ctx),
+                dataclasses.asdict(ctx.shape),
+                _trial_inputs(ctx),
+            ],
         ),
         Step(
             name="plan",
@@ -162,7 +174,7 @@ STEPS: dict[str, Step] = {
             needs=("plan",),
             outputs=("images/manifest.json",),
             inputs=lambda ctx: [
-                _model_inputs(ctx),
+                model_inputs(ctx),
                 _log_inputs(ctx),
                 _plan_without_times(ctx),
                 files.fingerprint(ctx.out / "stats.parquet"),
@@ -322,8 +334,8 @@ def result(ctx: Context, target: str) -> dict[str, Any]:
     """Read the JSON object that stands for ``target`` on ``--json``."""
     step = STEPS[target]
     if step.result is None:
-        from screc.stats import describe_stats
+        from screc.analyze import describe
 
-        return describe_stats(ctx.out / "stats.parquet")
+        return describe(ctx.out)
     value: dict[str, Any] = files.read_json(ctx.out / step.result)
     return value

@@ -16,7 +16,8 @@ from screc.compile.images import read_onchip, write_table_images
 from screc.compile.layout import make_layout
 from screc.compile.load import load_queue
 from screc.compile.requests import RequestEncoder
-from screc.plan.schema import CoreCounts, CoreShapes, DevicePlan, TablePlan, table_ranges
+from screc.plan.device import reconstructor
+from screc.plan.schema import CoreCounts, CoreShapes, DevicePlan, TablePlan, TtPart, table_ranges
 from screc.remap import TableRemap
 from screc.simulate.verdict import Verdict, check
 from screc.simulate.workload import Workload, build_workload
@@ -33,6 +34,7 @@ from screc_sim.memory import Timing
 from screc_sim.vectors import OUTCOME_FILE, Job
 from tests.cosim.support import CACHE, needs
 from tests.support.samples import random_batch
+from tests.support.tt import with_random_tt
 
 DOT = ModelShape(
     name="dot",
@@ -170,15 +172,25 @@ def compile_case(
     onchip_share: float = 0.0,
     staging_beats: int = 1024,
     host: HostParams | None = None,
+    tt: dict[int, TtPart] | None = None,
+    tt_lanes: int = 1,
     **sizes: int,
 ) -> Case:
     """Compile ``shape`` with the hottest ``dram_share`` of every table on the device.
 
-    Of those the hottest ``onchip_share`` is on chip; the others are in DRAM.
+    Of those the hottest ``onchip_share`` is on chip; the others are in DRAM. Tables with ``tt``, by
+    number, have random rows in TT form there, behind those on chip.
 
     ``sizes`` are those of :meth:`DeviceParams.for_model`.
     """
-    params = DeviceParams.for_model(shape, **sizes)
+    parts = dict(sorted((tt or {}).items()))
+    made = reconstructor(
+        [part.shape for part in parts.values()],
+        [part.pins for part in parts.values()],
+        slice_lanes=DeviceParams.lanes(shape),
+        lanes=tt_lanes,
+    )
+    params = DeviceParams.for_model(shape, tt=made, **sizes)
     if host is not None:
         params = dataclasses.replace(params, host=host)
     weights = load_weights(None, shape, 5)
@@ -188,9 +200,11 @@ def compile_case(
         TableRemap.build(table.rows, rng.permutation(table.rows)[: table.rows // 3])
         for table in shape.tables
     ]
+    if made is not None:
+        model = with_random_tt(model, parts, remaps, made.fraction)
     plan = DevicePlan(
         kind="smartssd",
-        cores=CoreCounts(memory=params.memory, compute=params.compute),
+        cores=CoreCounts(memory=params.memory, tt=params.memory * tt_lanes, compute=params.compute),
         shapes=CoreShapes(rows=params.core.rows, columns=params.core.columns),
         staging_bytes=staging_beats * params.gather.beat_bytes if dram_share < 1 else 0,
         utilisation={},
@@ -202,9 +216,12 @@ def compile_case(
                     int(table.rows * dram_share),
                     params.memory,
                     i % params.memory,
-                    onchip=int(table.rows * dram_share * onchip_share)
+                    onchip=parts[i].first
+                    if i in parts
+                    else int(table.rows * dram_share * onchip_share)
                     // params.memory
                     * params.memory,
+                    tt=parts.get(i),
                 ),
             )
             for i, table in enumerate(shape.tables)

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from screc import bench_gather, cli
+from screc import bench_gather, bench_native, cli
 from screc.bench_gather import Point, Traffic
 from screc.errors import CheckError
 from screc_sim.native.ddr4 import Ddr4
@@ -114,7 +114,7 @@ def test_wrong_results_are_errors_of_the_command():
 @pytest.mark.parametrize("name", ["criteo", "gowalla"])
 def test_traffic_is_by_frequency(name, real, monkeypatch):
     if not real:
-        monkeypatch.setattr(bench_gather, "data_folders", lambda: iter(()))
+        monkeypatch.setattr(bench_native, "data_folders", lambda: iter(()))
     traffic = getattr(bench_gather, name)()
     if real and traffic.source != name:
         pytest.skip(f"real {name} is not beside the checkout")

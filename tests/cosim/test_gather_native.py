@@ -6,17 +6,11 @@ import pytest
 
 from screc_hw.memory.params import MemoryCoreParams
 from screc_hw.stream import partial_layout
-from screc_sim.native import harness
+from screc_sim.native import program
 from screc_sim.native.ddr4 import ACCESS_BYTES, Ddr4
 from screc_sim.native.gather import FORMATS, Bags, GatherCase, Table, check_partials
-from screc_sim.native.harness import (
-    Memory,
-    build,
-    layout_fields,
-    pack_words,
-    run,
-    unpack_field,
-)
+from screc_sim.native.harness import Memory, build, run
+from screc_sim.native.program import layout_fields, pack_words, unpack_field
 from screc_sim.runner import SimulationError
 from tests.cosim.support import CACHE
 
@@ -235,16 +229,16 @@ def test_memory_refuses(change, message):
 def test_builds_are_kept_and_shared_by_equal_netlists(tmp_path, monkeypatch):
     compiled = []
 
-    def compile_it(params, netlist, folder):
+    def compile_it(netlist, constants, folder):
         compiled.append(folder)
-        (folder / harness.TOP).write_text(netlist.name)
+        (folder / netlist.name).write_text(netlist.name)
 
-    monkeypatch.setattr(harness, "_compile", compile_it)
+    monkeypatch.setattr(program, "_compile", compile_it)
     params = MemoryCoreParams(lanes=4, port_bits=128, max_features=2, max_slices=2, rows=4, slots=2)
     first = build(params, cache=tmp_path)
     assert first.seconds > 0
     assert build(params, cache=tmp_path).seconds == 0
-    monkeypatch.setattr(harness, "_hardware_key", lambda: "other sources")
+    monkeypatch.setattr(program, "_hardware_key", lambda: "other sources")
     other = build(params, cache=tmp_path)  # of the same netlist
     assert other.program != first.program
     assert other.program.read_text() == "gather"

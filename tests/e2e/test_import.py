@@ -17,6 +17,7 @@ from screc.importers.step import CHUNK_BYTES
 from screc.models import read_model, to_shape
 from screc.remap import TableRemap
 from screc.weights import load_weights
+from tests.conftest import NO_TORCH
 from tests.e2e.test_cli import invoke
 
 RNG = np.random.default_rng(11)
@@ -346,14 +347,15 @@ def test_a_pytorch_file_without_pytorch_says_how_to_get_it(tmp_path, capsys, mon
 
 # --- with PyTorch --------------------------------------------------------------------------------
 def as_torch(tensors):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason=NO_TORCH)
     return {name: torch.from_numpy(tensor.copy()) for name, tensor in tensors.items()}
 
 
+@pytest.mark.train
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s, "iter": 7}])
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_state_dict_is_imported_as_its_safetensors(tmp_path, capsys, wrap, zipped):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason=NO_TORCH)
     tensors = dlrm(("float", "int4r", "byte"))
     assert run_import(capsys, tmp_path, tensors)[0] == 0
     expected = (tmp_path / "in" / "weights.safetensors").read_bytes()
@@ -367,8 +369,9 @@ def test_a_state_dict_is_imported_as_its_safetensors(tmp_path, capsys, wrap, zip
     assert (tmp_path / "torch" / "weights.safetensors").read_bytes() == expected
 
 
+@pytest.mark.train
 def test_bfloat16_and_rows_of_pytorch_itself_are_imported(tmp_path, capsys):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason=NO_TORCH)
     tensors = as_torch(dlrm(("float", "int4r")))
     tensors["bot_l.0.weight"] = tensors["bot_l.0.weight"].bfloat16()
     real = torch.randn(41, 16)
@@ -392,6 +395,7 @@ class Evil:
         return (print, ("run",))
 
 
+@pytest.mark.train
 @pytest.mark.parametrize(
     ("value", "message"),
     [
@@ -401,7 +405,7 @@ class Evil:
     ],
 )
 def test_other_pickles_are_refused_and_never_run(tmp_path, capsys, value, message):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason=NO_TORCH)
     path = tmp_path / "x.pt"
     torch.save(value, path)
     code, out, err = invoke(capsys, "import", path, "-o", tmp_path / "in")
@@ -412,7 +416,7 @@ def test_other_pickles_are_refused_and_never_run(tmp_path, capsys, value, messag
 
 
 def test_a_damaged_pytorch_file_is_named(tmp_path, capsys):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason=NO_TORCH)
     path = tmp_path / "x.pt"
     for zipped in (True, False):
         torch.save(as_torch(dlrm(("float",) * 2)), path, _use_new_zipfile_serialization=zipped)

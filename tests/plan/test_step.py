@@ -108,19 +108,37 @@ def test_a_wish_restricts_the_tiers_of_its_table(problem, wish, dram, ssd, onchi
     assert (b.dram, b.ssd, b.onchip) == (True, True, False)
 
 
+TOO_MANY = "plan.table.0.tt_rows=999999999"
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["device.0.count=2"], "device: one device is planned so far"),
         (["device.1.kind=u50"], "device: one device is planned so far"),
         (["plan.objective=energy", "plan.rate=9"], 'plan.objective: must be "throughput" so far'),
+        (["plan.table.0.pin=tt"], "table.0.tt_rank: .* is missing: the rank of its TT cores"),
+        (["plan.table.0.tiers=['tt', 'dram']"], "table.0.tt_rank: .* is missing"),
+        (["plan.table.0.tt_rank=8"], 'table.0.tt_rank: .* is for tables with "tt" among their'),
         (
-            ["plan.table.0.pin=tt"],
-            r'table.0.pin: table \'a\': must be "onchip", "dram" or "ssd" so',
+            ["plan.table.0.pin=tt", "plan.table.0.tt_rank=8", "plan.table.0.tt_rows=9"],
+            'table.0.tt_rows: .* the rows behind them need "dram" or "ssd"',
         ),
-        (["plan.table.0.tiers=['tt', 'dram']"], 'table.0.tiers: .*not "tt"'),
+        (
+            ["plan.table.0.tiers=['tt', 'dram']", "plan.table.0.tt_rank=8", TOO_MANY],
+            "table.0.tt_rows: .* must be at most its .* rows, not 999999999",
+        ),
+        (["plan.table.0.tt_rows=8"], 'table.0.tt_rows: .* is for tables with "tt"'),
+        (["plan.table.0.onchip_rows=8"], 'table.0.onchip_rows: .* is for tables with "onchip"'),
+        (
+            ["plan.table.0.pin=onchip", "plan.table.0.onchip_rows=8"],
+            'table.0.onchip_rows: .* the other rows need "tt" or "dram"',
+        ),
+        (
+            ["plan.table.0.tiers=['tt', 'ssd']", "plan.table.0.tt_rank=8"],
+            "table.0.tiers: .*ssd_kiops, as measured",
+        ),
         (["plan.table.0.tiers=['ssd', 'onchip']"], '"onchip" and "ssd" need "dram" too'),
-        (["plan.table.0.tt_rank=8"], "table.0.tt_rank: table 'a': not built yet"),
         (["plan.table.0.replicate=true"], "table.0.replicate: table 'a': not built yet"),
         (["plan.table.0.pin=ssd"], "table.0.pin: .*ssd_kiops, as measured"),
         (["plan.table.0.pin=dram", "plan.table.0.tiers=['ssd']"], "no SSD to use"),

@@ -224,7 +224,8 @@ class Bench:
             return "dram", self._grid(table, self.rows[feature][local])
         if table.onchip is not None and (local := table.onchip.local(rank)) is not None:
             return "onchip", self._grid(table, self.onchip_rows[feature][local])
-        if table.tt is not None and (local := table.tt.local(rank)) is not None:
+        if table.tt is not None and rank in table.tt.ranks():
+            local = rank - table.tt.first
             return "tt", np.array(tt_row(self.params, feature + 7, local, table.dim), object)
         return "dram", None
 

@@ -10,6 +10,7 @@ from screc.compile.images import read_onchip, write_table_images
 from screc.compile.layout import make_layout
 from screc.compile.load import load_queue
 from screc.compile.requests import RequestEncoder
+from screc.plan.device import reconstructor
 from screc.plan.schema import CoreCounts, CoreShapes, DevicePlan, TablePlan, table_ranges
 from screc.remap import TableRemap
 from screc.weights import load_weights
@@ -17,6 +18,7 @@ from screc_hw.model import FeatureShape, ModelShape, TableShape
 from screc_hw.params import DeviceParams
 from screc_sim.golden.calibrate import calibrate
 from tests.support.samples import random_batch
+from tests.support.tt import tt_part, with_random_tt
 
 SHAPE = ModelShape(
     name="wide",
@@ -67,6 +69,7 @@ class Compiled:
     encoder: RequestEncoder
     images: list  # bytes of every memory core's buffer, ring included
     onchip: list  # words of every memory core's on-chip rows, as bytes
+    tt: list  # rows in TT form, in order of the reconstructors' tables
 
 
 def compile_small(
@@ -78,13 +81,26 @@ def compile_small(
     staging_beats=4096,
     shape=SHAPE,
     rows=8,
+    tt=0.0,
 ):
     """Compile ``shape`` with the hottest ``resident`` share of every table on the device.
 
-    Of those the hottest ``onchip`` share is on chip.
+    Of those the hottest ``onchip`` share is on chip; behind them, a share ``tt`` of those of every
+    second table with one scale is in TT form.
     """
+    parts = {
+        i: tt_rows(t, resident, onchip, tt, memory)
+        for i, t in enumerate(shape.tables)
+        if tt and not t.rowwise and not i % 2
+    }
+    made = reconstructor(
+        [part.shape for part in parts.values()],
+        [part.pins for part in parts.values()],
+        slice_lanes=DeviceParams.lanes(shape),
+        lanes=1,
+    )
     params = DeviceParams.for_model(
-        shape, memory=memory, rows=rows, columns=8, onchip_beats=2048 if onchip else 0
+        shape, memory=memory, rows=rows, columns=8, onchip_beats=2048 if onchip else 0, tt=made
     )
     weights = load_weights(None, shape, 5)
     model = calibrate(shape, weights, random_batch(shape, 64, 9))
@@ -93,6 +109,8 @@ def compile_small(
         TableRemap.build(table.rows, rng.permutation(table.rows)[: table.rows // 3])
         for table in shape.tables
     ]
+    if parts:
+        model = with_random_tt(model, parts, remaps, made.fraction)
     plan = DevicePlan(
         kind="smartssd",
         cores=CoreCounts(memory=memory),
@@ -108,6 +126,7 @@ def compile_small(
                     memory,
                     i % memory,
                     onchip=onchip_rows(t, resident, onchip, memory),
+                    tt=parts.get(i),
                 ),
             )
             for i, t in enumerate(shape.tables)
@@ -126,7 +145,15 @@ def compile_small(
     rows = [
         struct.pack(f"<{len(w)}Q", *w) for w in (targets.get((7, c), []) for c in range(memory))
     ]
-    return Compiled(shape, params, layout, model, remaps, load, encoder, images, rows)
+    rebuilt = [model.tables[i].tt.rows for i in parts]
+    return Compiled(shape, params, layout, model, remaps, load, encoder, images, rows, rebuilt)
+
+
+def tt_rows(table, resident, onchip, tt, memory):
+    """Ranks of a table in TT form, up to a whole group of ``memory`` rows or the last resident."""
+    first, end = onchip_rows(table, resident, onchip, memory), int(table.rows * resident)
+    last = min(end, -(-(first + int((end - first) * tt)) // memory) * memory)
+    return tt_part(first, last, table.dim, rank=3, pins=2)
 
 
 def onchip_rows(table, resident, onchip, memory):
@@ -197,6 +224,11 @@ def descriptor(words, feature):
         "onchip_residue": bits(w[3], 40, 16),
         "onchip_first": bits(w[4], 0, 32),
         "onchip_last": bits(w[4], 32, 32),
+        "tt_stripe_log2": bits(w[5], 0, 5),
+        "tt_residue": bits(w[5], 8, 16),
+        "tt_table": bits(w[5], 24, 12),
+        "tt_first": bits(w[6], 0, 32),
+        "tt_last": bits(w[6], 32, 32),
     }
 
 
@@ -254,6 +286,12 @@ def gather(compiled, block):
             d = descriptor(targets[0, core], key[1])
             assert d["enable"]
             rank, onchip = bits(record, 0, 32), False
+            if not bits(record, 60, 1) and d["tt_first"] <= rank < d["tt_last"]:
+                assert rank & ((1 << d["tt_stripe_log2"]) - 1) == d["tt_residue"]
+                rows = compiled.tt[d["tt_table"]].rows(np.array([rank - d["tt_first"]]))
+                sums[key] = sums.get(key, 0) + rows[0]
+                counts[key] = counts.get(key, 0) + 1
+                continue
             if bits(record, 60, 1):
                 assert rank + d["row_beats"] <= ring
                 address = staging + 64 * rank
@@ -262,6 +300,8 @@ def gather(compiled, block):
             if not onchip:
                 assert address + d["stride"] <= 64 * limit
             source = compiled.onchip[core] if onchip else memory
-            sums[key] = sums.get(key, 0) + np.array(row_values(source, address, d, lanes))
+            values = np.array(row_values(source, address, d, lanes))
+            finer = 0 if d["rowwise"] else compiled.params.gather.tt_fraction or 0
+            sums[key] = sums.get(key, 0) + (values << finer)
             counts[key] = counts.get(key, 0) + 1
     return sums, counts

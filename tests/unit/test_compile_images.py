@@ -13,6 +13,7 @@ from screc_hw.numerics import sigmoid_table
 from screc_hw.params import DeviceParams
 from screc_sim.golden.quant import QuantTable
 from tests.golden.support import PackedArray
+from tests.support.tt import tt_part
 from tests.unit.compile_support import (
     MIXED,
     SHAPE,
@@ -169,9 +170,9 @@ def test_a_layout_is_read_back(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data | {"version": 9}, "version: must be 2, not 9"),
+        (lambda data: data | {"version": 9}, "version: must be 3, not 9"),
         (lambda data: data | {"cores": 5}, "is no memory layout"),
-        (lambda data: {"version": 2}, "is no memory layout"),
+        (lambda data: {"version": 3}, "is no memory layout"),
     ],
 )
 def test_a_wrong_layout_file_is_named(tmp_path, change, message):
@@ -187,7 +188,10 @@ def test_a_wrong_layout_file_is_named(tmp_path, change, message):
     "ranges_of",
     [
         lambda t: (Range(tier="onchip", first=0, last=t.rows),),
-        lambda t: (Range(tier="tt", first=0, last=t.rows, core=0),),
+        lambda t: (
+            Range(tier="dram", first=0, last=8, core=0),
+            Range(tier="tt", first=8, last=t.rows, core=0, tt=tt_part(8, t.rows, t.dim).form),
+        ),
         lambda t: (Range(tier="dram", first=8, last=t.rows, core=0),),
         lambda t: (Range(tier="dram", first=0, last=t.rows, core=1),),
         lambda t: (Range(tier="ssd", first=0, last=t.rows - 1),),
@@ -207,8 +211,36 @@ def test_dram_begins_at_a_whole_group_of_ranks(onchip, fits):
         layout = make_layout(plan, SHAPE, params)
         assert [layout.tables[2].residue(core) for core in range(4)] == [3, 0, 1, 2]
         return
-    with pytest.raises(ConfigError, match="a must be a multiple of 4, or b"):
+    with pytest.raises(ConfigError, match="b must be a multiple of 4, or c"):
         make_layout(plan, SHAPE, params)
+
+
+@pytest.mark.parametrize(("last", "fits"), [(20, True), (21, False)])
+def test_dram_begins_at_a_whole_group_behind_tt_ranks(tmp_path, last, fits):
+    def ranges(t):
+        tt = tt_part(7, last, t.dim, pins=2)
+        return table_ranges(t.rows, t.rows - 8, 4, 3, onchip=7, tt=tt)
+
+    plan = device_plan(ranges, 4)
+    params = DeviceParams.for_model(SHAPE, memory=4, onchip_beats=64)
+    if not fits:
+        with pytest.raises(ConfigError, match="b must be a multiple of 4, or c"):
+            make_layout(plan, SHAPE, params)
+        return
+    layout = make_layout(plan, SHAPE, params)
+    table = layout.tables[2]
+    assert (table.onchip_rows, table.dram_first, table.dram_rows) == (7, 20, 64 - 8 - 20)
+    layout.save(tmp_path / "layout.json")
+    assert Layout.load(tmp_path / "layout.json") == layout
+
+
+def test_tt_cores_that_cannot_be_are_named():
+    def ranges(t):
+        form = tt_part(0, t.rows, t.dim).form.model_copy(update={"p": (1, 1, 2)})
+        return (Range(tier="tt", first=0, last=t.rows, core=0, tt=form),)
+
+    with pytest.raises(ConfigError, match=r"TT cores of table 'quarter': rows must lie in 1\.\.2"):
+        make_layout(device_plan(ranges, 1), SHAPE, DeviceParams.for_model(SHAPE))
 
 
 def test_more_rows_than_the_on_chip_memory_are_refused():

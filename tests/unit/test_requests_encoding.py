@@ -36,15 +36,37 @@ def golden_sums(compiled, batch):
     return found
 
 
+def tt_counts(compiled, batch):
+    """Lookups of rows in TT form, and of those with a pinned prefix, by table."""
+    rows, hits = ([0] * len(compiled.shape.tables) for _ in range(2))
+    for feature, bags in zip(compiled.shape.features, batch.bags, strict=True):
+        part = compiled.layout.tables[feature.table].tt
+        for rank in compiled.remaps[feature.table].ranks(bags.ids).tolist() if part else []:
+            if part.first <= rank < part.last:
+                rows[feature.table] += 1
+                hits[feature.table] += (rank - part.first) // part.shape.p[2] < part.pins
+    return tuple(rows), tuple(hits)
+
+
 @pytest.mark.parametrize("samples", [1, 8, 21])
 @pytest.mark.parametrize(
-    ("resident", "onchip"),
-    [(1.0, 0.0), (0.3, 0.0), (0.0, 0.0), (0.6, 0.5), (0.5, 1.0)],
-    ids=["dram", "dram ssd", "ssd", "onchip dram ssd", "onchip ssd"],
+    ("resident", "onchip", "tt"),
+    [
+        (1.0, 0.0, 0.0),
+        (0.3, 0.0, 0.0),
+        (0.0, 0.0, 0.0),
+        (0.6, 0.5, 0.0),
+        (0.5, 1.0, 0.0),
+        (1.0, 0.0, 1.0),
+        (0.7, 0.3, 0.6),
+    ],
+    ids=["dram", "dram ssd", "ssd", "onchip dram ssd", "onchip ssd", "tt", "all"],
 )
 @pytest.mark.parametrize("memory", [1, 2, 4])
-def test_gathered_bags_are_the_golden_ones(tmp_path, memory, resident, onchip, samples):
-    compiled = compile_small(tmp_path, shape=MIXED, memory=memory, resident=resident, onchip=onchip)
+def test_gathered_bags_are_the_golden_ones(tmp_path, memory, resident, onchip, tt, samples):
+    compiled = compile_small(
+        tmp_path, shape=MIXED, memory=memory, resident=resident, onchip=onchip, tt=tt
+    )
     batch = random_batch(MIXED, samples, memory)
     block = encode(compiled, batch)
     sums, counts = gather(compiled, block)
@@ -56,6 +78,8 @@ def test_gathered_bags_are_the_golden_ones(tmp_path, memory, resident, onchip, s
     assert {k: int(lengths[k[1], k[0]]) for k in expected} == counts
     assert block.lookups == lengths.sum() == sum(counts.values())
     assert (block.staged_rows > 0) == (resident < 1)
+    assert (sum(block.tt_lookups) > 0) == (tt > 0)
+    assert tt_counts(compiled, batch) == (block.tt_lookups, block.tt_hits)
     if memory > 1:
         assert all(len(section) > 0 for section in block.sections)
 

@@ -5,7 +5,7 @@ import pytest
 
 from screc_hw.tt.params import TtParams
 from screc_hw.tt.shape import TtShape
-from tests.support.tt import TtBench, random_table
+from tests.support.tt_bench import TtBench, random_table
 
 
 def shape(rows: int, p: tuple, q: tuple, ranks: tuple) -> TtShape:
@@ -25,6 +25,7 @@ CASES = {
     "chain 16": (shape(30, (2, 3, 5), (4, 4, 4), (16, 32)), 32, {"chain": 16}),
     "16 at once": (shape(30, (2, 3, 5), (4, 4, 4), (8, 8)), 32, {"requantisers": 16}),
     "4 at once": (shape(30, (2, 3, 5), (2, 4, 4), (8, 8)), 32, {"requantisers": 4}),
+    "128 tables": (shape(60, (3, 4, 5), (2, 2, 4), (8, 8)), 16, {"max_tables": 128}),
     "two lanes": (shape(60, (3, 4, 5), (2, 2, 4), (8, 8)), 16, {"lanes": 2}),
 }
 

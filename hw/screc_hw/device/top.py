@@ -33,6 +33,7 @@ from screc_hw.model import ModelShape
 from screc_hw.netlist import Port, convert, signature_ports
 from screc_hw.params import DeviceParams
 from screc_hw.protocol import LoadTarget, StatusBit
+from screc_hw.tt.reconstructor import TtReconstructor
 
 __all__ = ["KERNEL_NAME", "Device", "Kernel", "device_ports", "emit_device"]
 
@@ -41,6 +42,15 @@ KERNEL_NAME = "screc"
 
 MEMORY_TARGETS = frozenset(
     {LoadTarget.GATHER_FEATURES, LoadTarget.GATHER_STAGING, LoadTarget.GATHER_ROWS}
+)
+TT_TARGETS = frozenset(
+    {
+        LoadTarget.TT_TABLES,
+        LoadTarget.TT_CORE1,
+        LoadTarget.TT_CORE2,
+        LoadTarget.TT_CORE3,
+        LoadTarget.TT_PIN,
+    }
 )
 COMBINER_TARGETS = frozenset({LoadTarget.COMBINER_FEATURES})
 RESET_STAGES = 2
@@ -53,7 +63,7 @@ COMPUTE_TARGETS = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """The cores of a device, while it is connected."""
+    """The cores of a device, while it is connected; ``tt`` one per memory core, or none."""
 
     control: Control
     reader: RequestReader
@@ -61,15 +71,16 @@ class Parts:
     writer: ResultWriter
     memory: list[MemoryCore]
     compute: list[ComputeCore]
+    tt: list[TtReconstructor]
 
 
 class Device(wiring.Component):
     """Memory cores, combiner, compute cores and host side, connected.
 
     One ``ap_start`` runs the queue once, front to back. The run is finished when the reader has
-    read all of it, the last status beat's response has arrived, and no memory core or the combiner
-    holds anything any more (after a block that failed, partials may come later than its status,
-    and must not meet those of the next run); where nothing moves for
+    read all of it, the last status beat's response has arrived, and no memory core, reconstructor
+    or the combiner holds anything any more (after a block that failed, partials may come later than
+    its status, and must not meet those of the next run); where nothing moves for
     ``host.timeout_cycles``, it is finished with ``TIMEOUT`` and ``RESET_NEEDED``, which hold until
     reset and end every later start at once. A memory port that does not answer is answered for by
     its :class:`ReadGuard`, so its block ends with a status well before that. The control registers
@@ -128,6 +139,7 @@ class Device(wiring.Component):
             writer=ResultWriter(p.host, compute=p.compute, rows=rows),
             memory=[MemoryCore(p.gather) for _ in range(p.memory)],
             compute=[ComputeCore(p.core) for _ in range(p.compute)],
+            tt=[] if p.tt is None else [TtReconstructor(p.tt) for _ in range(p.memory)],
         )
         guards = [
             ReadGuard(
@@ -147,6 +159,10 @@ class Device(wiring.Component):
             m.submodules[f"memory_{i}"] = gather
         for i, core in enumerate(parts.compute):
             m.submodules[f"compute_{i}"] = core
+        for i, (rebuild, gather) in enumerate(zip(parts.tt, parts.memory, strict=False)):
+            m.submodules[f"tt_{i}"] = rebuild
+            wiring.connect(m, gather.tt_requests, rebuild.requests)
+            wiring.connect(m, rebuild.rows, gather.tt_rows)
 
         wiring.connect(m, wiring.flipped(self.control), parts.control.axil)
         wiring.connect(m, parts.reader.axi, wiring.flipped(self.host_read))
@@ -214,10 +230,10 @@ def _settled(m: Module, parts: Parts) -> Value:
     A partial on its way from a memory core to the combiner is seen by one of the two in every
     cycle: ``combiner.idle`` is a cycle old, and so are the memory cores' here.
     """
-    still = Signal(len(parts.memory))
+    still = Signal(len(parts.memory) + len(parts.tt))
     settled = Signal()
     m.d.sync += [
-        still.eq(Cat(core.idle for core in parts.memory)),
+        still.eq(Cat(core.idle for core in (*parts.memory, *parts.tt))),
         settled.eq(still.all() & parts.combiner.idle),
     ]
     return settled
@@ -259,6 +275,7 @@ def _connect_config(m: Module, parts: Parts) -> None:
         (COMBINER_TARGETS, 0, parts.combiner.config)
     ]
     sinks += [(MEMORY_TARGETS, i, core.config) for i, core in enumerate(parts.memory)]
+    sinks += [(TT_TARGETS, i, core.config) for i, core in enumerate(parts.tt)]
     sinks += [(COMPUTE_TARGETS, i, core.config) for i, core in enumerate(parts.compute)]
     m.submodules.config = fanout = ConfigFanout([(kinds, number) for kinds, number, _ in sinks])
     m.d.comb += [
@@ -272,13 +289,18 @@ def _connect_config(m: Module, parts: Parts) -> None:
 
 def _connect_counters(m: Module, parts: Parts) -> None:
     control, writer = parts.control, parts.writer
-    for counters, gather in zip(control.memory_counters, parts.memory, strict=True):
+    errors: list[Value] = [gather.range_errors for gather in parts.memory]
+    for i, rebuild in enumerate(parts.tt):
+        # what a reconstructor refuses is an error of its memory core
+        errors[i] = registered_sum(m, (errors[i], rebuild.range_errors), 32)
+    for counters, gather, wrong in zip(control.memory_counters, parts.memory, errors, strict=True):
         for name in memory_counters_layout().members:
-            m.d.comb += counters[name].eq(getattr(gather, name))
+            m.d.comb += counters[name].eq(
+                wrong if name == "range_errors" else getattr(gather, name)
+            )
     for counters, core in zip(control.compute_counters, parts.compute, strict=True):
         for name in compute_counters_layout().members:
             m.d.comb += counters[name].eq(getattr(core, name))
-    errors = [gather.range_errors for gather in parts.memory]
     m.d.sync += writer.read_error.eq(Cat(gather.axi_error for gather in parts.memory).any())
     m.d.comb += [
         writer.range_errors.eq(registered_sum(m, errors, 32)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from screc_hw.costs import bits, memory, queue, registers, skid
 from screc_hw.protocol import FEATURE_FIELDS, FEATURE_WORDS, LOOKUP_FIELDS, ROW_TAIL_BYTES
 from screc_hw.resources import URAM_DEPTH, Resources, memory_blocks
 
@@ -28,75 +29,28 @@ COUNTERS = 6  # range errors, lookups, stalls; beats of the engine, of records, 
 COUNTER_BITS = 32
 
 
-def _bits(count: int) -> int:
-    """Bits that tell ``count`` things apart."""
-    return (count - 1).bit_length()
-
-
-def _registers(ff: int, lut: int = 0) -> Resources:
-    return Resources(ff=ff, lut=lut)
-
-
-def _skid(width: int, control: int = 5) -> Resources:
-    """Two registers and a choice; ``control`` LUTs of valid, ready and enables."""
-    return _registers(2 * width + 2, width + control)
-
-
-def _blocks(width: int, depth: int) -> Resources:
-    """A memory as Yosys maps it: two LUT RAMs rather than a block where the width is small."""
-    if 64 < depth <= 128 and width <= 25:
-        return 2 * memory_blocks(64, width)
-    return memory_blocks(depth, width)
-
-
-def _memory(width: int, depth: int) -> Resources:
-    """A memory with a registered output, which LUT RAM has in flip-flops."""
-    blocks = _blocks(width, depth)
-    return blocks + _registers(0 if blocks.bram36 else width)
-
-
-def _queue(
-    width: int, depth: int, *, reserved: bool = False, stored: int | None = None
-) -> Resources:
-    """A ``stream.DeepQueue``: memory, two registers and a choice; pointers and level.
-
-    ``stored``: its memory's width where it has bits that nobody reads, ``width`` if None.
-    """
-    entries = 1 << _bits(depth)
-    pointer = _bits(entries)
-    control = _registers(3 * pointer + 6 + (not reserved), 2 * pointer + 12)
-    memory = _blocks(stored or width, entries)
-    output = 0 if memory.bram36 else width  # LUT RAM's is in flip-flops
-    return memory + _registers(2 * width + output, width) + control
-
-
 class _Cost:
     """Costs of the parts of a core with ``params``."""
 
     def __init__(self, params: MemoryCoreParams, requests: int, reads: int) -> None:
         p = self._p = params
         self._requests, self._reads = requests, reads
-        self._feature = max(1, _bits(p.max_features))
-        self._slice = _bits(p.max_slices)
+        self._feature = max(1, bits(p.max_features))
+        self._slice = bits(p.max_slices)
         self._rowwise = int(p.rowwise)
-        self._bag = _bits(p.slots) + _bits(p.rows) + self._feature
+        self._bag = bits(p.slots) + bits(p.rows) + self._feature
         self._count = p.max_row_beats.bit_length()
         self._address = p.address_bits - p.beat_log2  # in beats
-        self._tail_place = (1 + _bits(p.beat_bytes // 4)) * self._rowwise
+        self._tail_place = (1 + bits(p.beat_bytes // 4)) * self._rowwise
         # bag, last, zero, int4; position, last slice, last beat
         self._row = (
-            self._bag
-            + 3
-            + self._rowwise
-            + _bits(p.positions)
-            + self._slice
-            + _bits(p.max_row_beats)
+            self._bag + 3 + self._rowwise + bits(p.positions) + self._slice + bits(p.max_row_beats)
         )
         # the bag's slot is part of its sub-batch's number
-        self._checked = RANK_BITS + 2 + SEQUENCE_BITS + self._bag - _bits(p.slots)
+        self._checked = RANK_BITS + 2 + SEQUENCE_BITS + self._bag - bits(p.slots)
         self._lanes = len(p.tiers) if len(p.tiers) > 1 else 0
         self._local = RANK_BITS + FEATURE_FIELDS["tt_table"][1] if "tt" in p.tiers else 0
-        self._onchip = max(1, _bits(p.onchip_beats)) + _bits(p.max_row_beats) + self._tail_place
+        self._onchip = max(1, bits(p.onchip_beats)) + bits(p.max_row_beats) + self._tail_place
         # bag, slice, begin, end, last, and complete; scale and bias
         self._header = self._bag + self._slice + 3 + (p.halves == 2)
         # with TT rows, codes that are only signed lie above the fraction
@@ -117,9 +71,9 @@ class _Cost:
         parts += [self._lane(tier) for tier in p.tiers]
         parts += [self._pool(group) for group in self._groups]
         if p.pool_beats == 2:
-            parts.append(_registers(self._partial + 3, self._partial + 8))  # Merge
+            parts.append(registers(self._partial + 3, self._partial + 8))  # Merge
         # counters: their sums are carries alone, but for that of two counts; idle
-        parts.append(_registers(COUNTERS * COUNTER_BITS + 12, COUNTER_BITS + 30))
+        parts.append(registers(COUNTERS * COUNTER_BITS + 12, COUNTER_BITS + 30))
         return sum(parts, Resources())
 
     def _records(self) -> Resources:
@@ -127,12 +81,12 @@ class _Cost:
         p = self._p
         beat = RECORD_BITS * p.records_per_beat
         # beats left, next beat, burst and section; their steps
-        reader = _registers(32 + 2 * self._address + 4 + 64 + 4, 2 * self._address + 30)
+        reader = registers(32 + 2 * self._address + 4 + 64 + 4, 2 * self._address + 30)
         # address, length, free places
-        fetch = _registers(self._address + 15, 20)
+        fetch = registers(self._address + 15, 20)
         # word that shifts; lookups left in the section
-        unpacker = _registers(beat + 64 + 32 + 6, beat - RECORD_BITS + 45)
-        fifo = _queue(beat, p.section_beats, reserved=True, stored=p.port_bits)
+        unpacker = registers(beat + 64 + 32 + 6, beat - RECORD_BITS + 45)
+        fifo = queue(beat, p.section_beats, reserved=True, stored=p.port_bits)
         return reader + fetch + unpacker + fifo
 
     def _port(self) -> Resources:
@@ -140,32 +94,32 @@ class _Cost:
         p = self._p
         address = p.address_bits + 8
         # the beat in the arbiter, and in the two fetches, which is one register
-        return _registers(2 * p.port_bits) + _skid(address) + _registers(10, address + 5)
+        return registers(2 * p.port_bits) + skid(address) + registers(10, address + 5)
 
     def _lookups(self) -> Resources:
         """Check of records and admission."""
         record = RECORD_BITS + SECTION_BITS + 1
         held = RECORD_BITS + SEQUENCE_BITS
-        check = _registers(2 * held + 6, 30)
-        gate = _registers(self._checked + 2, 35)
+        check = registers(2 * held + 6, 30)
+        gate = registers(self._checked + 2, 35)
         # the run's end in the buffer's input; the sub-batch's number ends at the gate
-        admitted = self._checked - SEQUENCE_BITS + _bits(self._p.slots)
-        return _skid(record, 10) + check + _skid(self._checked, 28) + gate + _skid(admitted, 6)
+        admitted = self._checked - SEQUENCE_BITS + bits(self._p.slots)
+        return skid(record, 10) + check + skid(self._checked, 28) + gate + skid(admitted, 6)
 
     def _remap(self) -> Resources:
         """Descriptors, differences and comparisons of every tier, two multipliers."""
         p = self._p
         words = [p.descriptor_bits(i) for i in range(FEATURE_WORDS)]
         memories = sum(
-            (_memory(bits, max(2, p.max_features)) for bits in words if bits), Resources()
+            (memory(width, max(2, p.max_features)) for width in words if width), Resources()
         )
         # descriptor and staging ring; decoding of LOAD words
-        loaded = _registers(sum(words) + STAGING_BITS, 20)
+        loaded = registers(sum(words) + STAGING_BITS, 20)
         # two bounds, residue, distance in two stages, stripe in two
-        tier = _registers(2 + 32 + 64 + 10, 75 + 36 + 32 + 6)
+        tier = registers(2 + 32 + 64 + 10, 75 + 36 + 32 + 6)
         # delays longer than two cycles are shift registers
         shifted = self._bag + 60 + self._rowwise
-        common = _registers(430, 200 + shifted)
+        common = registers(430, 200 + shifted)
         return memories + loaded + len(p.tiers) * tier + common + Resources(dsp=2)
 
     def _bound(self) -> Resources:
@@ -184,8 +138,8 @@ class _Cost:
             + self._row
         )
         first = place - beats + self._address + beats + 1 + (self._slice + 1) * self._rowwise
-        first += max(1, _bits(p.onchip_beats)) if onchip else 0
-        return _skid(place) + _registers(first, 60) + _registers(routed + 3, 25) + _skid(routed)
+        first += max(1, bits(p.onchip_beats)) if onchip else 0
+        return skid(place) + registers(first, 60) + registers(routed + 3, 25) + skid(routed)
 
     def _lane(self, tier: str) -> Resources:
         """Holding register, queues, source and slicer of a tier."""
@@ -196,21 +150,21 @@ class _Cost:
             "onchip": self._onchip,
             "tt": self._local,
         }[tier]
-        queues = _registers(self._row + 2, 5) + _queue(self._row, depth)
-        queues += _queue(request, self._requests)
+        queues = registers(self._row + 2, 5) + queue(self._row, depth)
+        queues += queue(request, self._requests)
         if tier == "tt":
             piece = self._tt_piece
-            return queues + _registers(piece + self._slice + 1, 10) + _skid(piece)
+            return queues + registers(piece + self._slice + 1, 10) + skid(piece)
         reads = p.outstanding if tier == "dram" else self._reads
-        fifo = _queue(p.port_bits, reads, reserved=True)
+        fifo = queue(p.port_bits, reads, reserved=True)
         if tier == "dram":
             # address, second burst's; free places, lengths
-            source = _registers(p.address_bits + self._address + 40, p.address_bits + 40)
+            source = registers(p.address_bits + self._address + 40, p.address_bits + 40)
         else:
             source = self._onchip_rows()
         if p.rowwise:
             source += self._tails(reads)
-        return queues + fifo + source + self._slicer() + _skid(self._piece)
+        return queues + fifo + source + self._slicer() + skid(self._piece)
 
     def _onchip_rows(self) -> Resources:
         """The memory in columns of a LOAD word; its registers, one per bank."""
@@ -219,18 +173,18 @@ class _Cost:
         # always blocks, which are at least 512 deep
         column = memory_blocks(max(512, min(p.onchip_beats, URAM_DEPTH)), WORD_BITS)
         words = p.port_bits // WORD_BITS
-        chosen = _registers(p.port_bits, p.port_bits * -(-banks // 4)) if banks > 1 else Resources()
+        chosen = registers(p.port_bits, p.port_bits * -(-banks // 4)) if banks > 1 else Resources()
         # LOAD word, address, places
-        control = _registers(WORD_BITS + 32 + 35, 60 + words * banks)
-        return banks * (words * column + _registers(p.port_bits)) + chosen + control
+        control = registers(WORD_BITS + 32 + 35, 60 + words * banks)
+        return banks * (words * column + registers(p.port_bits)) + chosen + control
 
     def _tails(self, depth: int) -> Resources:
         """Catcher of scales and biases: queue of rows to come, a beat, the choice of its word."""
         p = self._p
-        coming = _queue(_bits(p.max_row_beats) + self._tail_place, depth, reserved=True)
+        coming = queue(bits(p.max_row_beats) + self._tail_place, depth, reserved=True)
         words = p.beat_bytes // 4
-        catcher = _registers(p.port_bits + TAIL_BITS + 8, TAIL_BITS * -(-words // 4) + 10)
-        return coming + catcher + _queue(TAIL_BITS, depth, reserved=True)
+        catcher = registers(p.port_bits + TAIL_BITS + 8, TAIL_BITS * -(-words // 4) + 10)
+        return coming + catcher + queue(TAIL_BITS, depth, reserved=True)
 
     def _slicer(self) -> Resources:
         """Choice of the word, then of its bytes or nibbles."""
@@ -238,7 +192,7 @@ class _Cost:
         word = min(p.lanes * 8, p.port_bits)
         words = p.port_bits // word
         choice = word * -(-(words - 1) // 3)  # 4 to 1 in a LUT
-        return _registers(word + self._tail + 20 + self._piece, choice + 9 * p.lanes + 45)
+        return registers(word + self._tail + 20 + self._piece, choice + 9 * p.lanes + 45)
 
     def _pool(self, tiers: tuple[str, ...]) -> Resources:
         """Merge of pieces, dequantise, the sums and the buffer behind them."""
@@ -246,16 +200,16 @@ class _Cost:
         lanes = len(tiers)
         choice = self._piece if lanes > 1 else 2  # of three, too, in a LUT
         piece = self._tt_piece if "tt" in tiers else self._piece
-        merge = _registers(piece + 3, choice + 6 * (lanes - 1))
-        header = self._header + _bits(lanes)
+        merge = registers(piece + 3, choice + 6 * (lanes - 1))
+        header = self._header + bits(lanes)
         value = p.lanes * p.acc_bits if p.rowwise else piece - self._tail
         stored = lanes << self._slice
-        sums = _registers(value + header + COUNT_BITS + 4, self._sums)
-        counts = _registers(lanes * (COUNT_BITS + 1), 20 * lanes)
+        sums = registers(value + header + COUNT_BITS + 4, self._sums)
+        counts = registers(lanes * (COUNT_BITS + 1), 20 * lanes)
         if stored > 1:
             columns = max(1, p.lanes // 8)
-            sums += columns * _memory(min(p.lanes, 8) * p.acc_bits, stored)
-        out = _registers(self._partial + 1) + _skid(self._partial)
+            sums += columns * memory(min(p.lanes, 8) * p.acc_bits, stored)
+        out = registers(self._partial + 1) + skid(self._partial)
         result = merge + sums + counts + out
         return result + self._dequantise() if p.rowwise else result
 
@@ -263,10 +217,10 @@ class _Cost:
         """Operands and product of every lane; shifts of scale and bias."""
         p = self._p
         # code, product twice, value; the value's choice and sum
-        lane = _registers(2 * p.code_bits + 2 * 36 + p.acc_bits, p.acc_bits)
-        common = _registers(12 + 5 + 12 + 5 + 27 + 2 * p.acc_bits + 10, 120 + 3 * p.acc_bits)
-        bias = p.halves * _registers(p.acc_bits, p.acc_bits)
-        header = _registers(self._header, self._header)  # four cycles of a shift register
+        lane = registers(2 * p.code_bits + 2 * 36 + p.acc_bits, p.acc_bits)
+        common = registers(12 + 5 + 12 + 5 + 27 + 2 * p.acc_bits + 10, 120 + 3 * p.acc_bits)
+        bias = p.halves * registers(p.acc_bits, p.acc_bits)
+        header = registers(self._header, self._header)  # four cycles of a shift register
         return p.lanes * (lane + Resources(dsp=1)) + common + bias + header
 
 

@@ -135,7 +135,7 @@ def onchip_layout(params: MemoryCoreParams) -> data.StructLayout:
 
 
 def tt_request_layout() -> data.StructLayout:
-    """A row to reconstruct: row ``local`` of the TT range of ``table``."""
+    """A row to reconstruct: ``local`` ranks behind the first of the TT range of ``table``."""
     return data.StructLayout({"local": RANK_BITS, "table": TT_TABLE_BITS})
 
 

@@ -110,7 +110,12 @@ class Remap(wiring.Component):
             _choose((staged4, rank4), *zip(here4, (delay(d, 1) for d in distances3), strict=True)),
             1,
         )
-        stripe5 = delay(_choose(*zip(here4, (delay(r[2], 2) for r in ranges2), strict=True)), 1)
+        # every core holds the TT cores of all rows, so a stripe of them keeps its ranks' distances
+        stripes = [
+            Const(0) if tier == "tt" else delay(stripe_log2, 2)
+            for tier, (_, _, stripe_log2, _) in zip(p.tiers, ranges2, strict=True)
+        ]
+        stripe5 = delay(_choose(*zip(here4, stripes, strict=True)), 1)
         table4 = delay(table2, 2)
         origins = {"dram": table4.base, "onchip": Cat(Const(0, p.beat_log2), table4.onchip_base)}
         held = [(here, origins[t]) for t, here in zip(p.tiers, here4, strict=True) if t in origins]

@@ -16,7 +16,7 @@ from screc_hw.memory.layouts import tt_request_layout
 from screc_hw.memory.stages import Stages
 from screc_hw.protocol import TT_TABLE_FIELDS, TT_TABLE_WORDS, LoadTarget
 from screc_hw.stream import config_layout, index_bits
-from screc_hw.tt.layouts import job_layout
+from screc_hw.tt.layouts import addresses_layout, job_layout
 from screc_hw.tt.params import DIGIT_BITS, PREFIX_BITS, TtParams
 
 __all__ = ["Digits", "row_request_layout"]
@@ -24,10 +24,16 @@ __all__ = ["Digits", "row_request_layout"]
 WIDE, NARROW = 26, 17
 """Unsigned widths of a DSP48E2's multiplier operands."""
 
+NARROWEST = 9
+"""Bits of a product from which on it is made in a DSP48E2, by Yosys."""
+
 PRODUCT = 3
 """Registers of a product: operands, product, output."""
 
 WORD_BITS = 64
+
+LUT_RAM_TABLES = 64
+"""Descriptors of more tables are in block RAM."""
 
 
 def row_request_layout() -> data.StructLayout:
@@ -66,7 +72,7 @@ class Digits(wiring.Component):
     error : Out(1)
         A row beyond its table has passed: its row will be 0.
     hit, passed : Out(1)
-        A row whose prefix is pinned, and any row, have passed.
+        A row of its table whose prefix is pinned, and any row, have passed.
     busy : Out(1)
         A row is inside.
     """
@@ -98,7 +104,8 @@ class Digits(wiring.Component):
         m = Module()
         p = self._params
         # what is known after how many registers
-        row_at = 4  # request, descriptor, comparison, row
+        known_at = 2 + (p.max_tables > LUT_RAM_TABLES)  # request, descriptor, block RAM's register
+        row_at = known_at + 2  # comparison, row
         prefix_at = row_at + product_latency(p.row_bits, self._reciprocal_bits(p.row_bits))
         first_at = prefix_at + product_latency(PREFIX_BITS, self._reciprocal_bits(PREFIX_BITS))
         digits_at = first_at + PRODUCT + 1
@@ -109,25 +116,24 @@ class Digits(wiring.Component):
 
         request = delay(self.i.payload, 1)
         early = self._descriptor(request.table, (0, 1, 2))
-        late = self._descriptor(delay(request.table, digits_at - 2), (3, 4, 5, 6))
+        late = self._descriptor(delay(request.table, digits_at - known_at), (3, 4, 5, 6))
 
         # the row's number, 0 for one beyond the table
-        outside = delay(delay(request.local, 1) >= early["rows"], 1)
-        row = delay(Mux(outside, 0, delay(request.local, 2))[: p.row_bits], 1)
+        outside = delay(delay(request.local, known_at - 1) >= early["rows"], 1)
+        row = delay(Mux(outside, 0, delay(request.local, known_at))[: p.row_bits], 1)
         prefix = self._product(row, delay(early["m3"], 2), self._reciprocal_bits(p.row_bits))[
             p.row_bits + DIGIT_BITS :
         ][:PREFIX_BITS]
-        rest = self._product(prefix[:DIGIT_BITS], delay(early["p3"], prefix_at - 2), DIGIT_BITS)
-        digit3 = delay(
-            delay(row[:DIGIT_BITS], prefix_at + PRODUCT - row_at) - rest[:DIGIT_BITS], 1
-        )[:DIGIT_BITS]
+        # a core of few words needs as few bits of its digit
+        at = addresses_layout(p)
+        bits2, bits3 = (min(DIGIT_BITS, at[name].width) for name in ("core2", "core3"))
+        rest = self._low_product(prefix, delay(early["p3"], prefix_at - known_at), bits3)
+        digit3 = delay(delay(row[:bits3], prefix_at + PRODUCT - row_at) - rest, 1)[:bits3]
         digit1 = self._product(
-            prefix, delay(early["m2"], prefix_at - 2), self._reciprocal_bits(PREFIX_BITS)
+            prefix, delay(early["m2"], prefix_at - known_at), self._reciprocal_bits(PREFIX_BITS)
         )[PREFIX_BITS + DIGIT_BITS :][:DIGIT_BITS]
-        rest = self._product(digit1, delay(early["p2"], first_at - 2), DIGIT_BITS)
-        digit2 = delay(
-            delay(prefix[:DIGIT_BITS], first_at + PRODUCT - prefix_at) - rest[:DIGIT_BITS], 1
-        )[:DIGIT_BITS]
+        rest = self._low_product(digit1, delay(early["p2"], first_at - known_at), bits2)
+        digit2 = delay(delay(prefix[:bits2], first_at + PRODUCT - prefix_at) - rest, 1)[:bits2]
 
         digit1 = delay(digit1, digits_at - first_at)
         digit3 = delay(digit3, digits_at - prefix_at - PRODUCT - 1)
@@ -165,7 +171,7 @@ class Digits(wiring.Component):
         passed = self.jobs.valid & self.jobs.ready & ~pin
         m.d.sync += [
             self.error.eq(passed & void),
-            self.hit.eq(passed & hit),
+            self.hit.eq(passed & hit & ~void),
             self.passed.eq(passed),
             self.busy.eq(stages.valid.any() | self.i.valid),
         ]
@@ -177,12 +183,13 @@ class Digits(wiring.Component):
         return bits + DIGIT_BITS + 1
 
     def _descriptor(self, table: Value, words: tuple[int, ...]) -> dict[str, Value]:
-        """Read words of the descriptor of ``table``; the fields are known a cycle later."""
+        """Read words of the descriptor of ``table``, a cycle later or, from block RAM, two."""
         m, p = self._m, self._params
         config = self.config.payload
         log2 = (TT_TABLE_WORDS - 1).bit_length()
         loaded = self.config.valid & (config.target == LoadTarget.TT_TABLES)
         inside = config.address[log2:] < p.max_tables
+        blocks = p.max_tables > LUT_RAM_TABLES
         fields: dict[str, Value] = {}
         for word in words:
             mine = {
@@ -194,7 +201,7 @@ class Digits(wiring.Component):
                 shape=max(low + width for low, width in mine.values()),
                 depth=p.max_tables,
                 init=[],
-                attrs={"ram_style": "distributed" if p.max_tables <= 64 else "block"},
+                attrs={"ram_style": "block" if blocks else "distributed"},
             )
             m.submodules[f"word_{word}"] = made
             sink, source = made.write_port(), made.read_port()
@@ -213,8 +220,9 @@ class Digits(wiring.Component):
                 source.addr.eq(table),
                 source.en.eq(self._stages.advance),
             ]
+            read = self._stages.delay(source.data, int(blocks))
             for name, (low, width) in mine.items():
-                fields[name] = source.data[low : low + width]
+                fields[name] = read[low : low + width]
         return fields
 
     def _product(self, a: Value, b: Value, bits: int) -> Value:
@@ -234,9 +242,20 @@ class Digits(wiring.Component):
     def _place(self, digit: Value, stride: Value, base: Value, address: Signal) -> Value:
         """Return ``base + digit * stride``, as wide as ``address``, when the job is known."""
         delay, bits = self._stages.delay, len(address)
-        x, y = delay(digit[:bits], 1), delay(stride[:bits], 1)
-        product = delay(delay((x * y)[:bits], 1), 1)
+        product = self._low_product(digit, stride, bits)
         return delay((delay(base[:bits], PRODUCT) + product)[:bits], 1)
+
+    def _low_product(self, a: Value, b: Value, bits: int) -> Value:
+        """Return the low ``bits`` of ``a * b``, ``PRODUCT`` later.
+
+        A product too narrow for a multiplier is LUTs, in two steps.
+        """
+        delay = self._stages.delay
+        x, y = delay(a[:bits], 1), delay(b[:bits], 1)
+        if bits >= NARROWEST:
+            return delay(delay((x * y)[:bits], 1), 1)
+        terms = [delay(((x * y[i : i + 2]) << i)[:bits], 1) for i in range(0, len(y), 2)]
+        return delay(sum(terms[1:], terms[0])[:bits], 1)
 
     def _less_one(self, count: Value) -> Value:
         return self._stages.delay(self._stages.delay(count - 1, 1), PRODUCT)

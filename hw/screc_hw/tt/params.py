@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from screc_hw.numerics import ACC_BITS, INT8_MAX
+from screc_hw.resources import Resources
 from screc_hw.stream import index_bits
 from screc_hw.tt.shape import CHUNK, GROUPS, MAX_DIGIT, MAX_PREFIXES, TtShape
 
@@ -328,3 +329,9 @@ class TtParams:
         """Steady-state cycles for ``rows`` rows; one enters, and a slice leaves, per cycle."""
         slices = shape.dim // self.slice_lanes
         return rows * max(self.row_cycles(shape, hit_rate) / self.lanes, slices, 1)
+
+    def resources(self) -> Resources:
+        """Estimated LUT, FF, DSP, BRAM and URAM of the reconstructor."""
+        from screc_hw.tt.cost import tt_resources  # which needs the layouts of these parameters
+
+        return tt_resources(self)

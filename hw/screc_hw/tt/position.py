@@ -10,7 +10,7 @@ from amaranth.lib.data import View
 from amaranth.lib.wiring import In, Out
 
 from screc_hw.protocol import LoadTarget
-from screc_hw.resources import URAM_DEPTH
+from screc_hw.resources import URAM_DEPTH, bank_depth
 from screc_hw.stream import config_layout, index_bits
 from screc_hw.tt.layouts import operands_layout, step_layout, write_layout
 from screc_hw.tt.params import COLUMNS, CORE_BITS, MIDDLE_BITS, TtParams
@@ -102,57 +102,72 @@ class Position(wiring.Component):
                 )
         return m
 
-    def _memory(self, m: Module, name: str, words: int, width: int) -> Any:
-        style = "ultra" if words >= URAM_DEPTH else "block"
-        made: Any = memory.Memory(
-            shape=width, depth=max(2, words), init=[], attrs={"ram_style": style}
-        )
-        m.submodules[name] = made
-        return made
+    def _banks(
+        self, m: Module, name: str, words: int, width: int, write: Any, address: Value
+    ) -> Value:
+        """Build a memory; return what is read at ``address``, two cycles later.
 
-    def _read(self, m: Module, name: str, made: Any, address: Value) -> Value:
-        source = made.read_port()
-        value = Signal(len(source.data), name=name, reset_less=True)
-        m.d.comb += source.addr.eq(address)
-        m.d.sync += value.eq(source.data)
-        return value
+        Blocks behind each other have a register each before one is chosen. ``write`` has ``en``,
+        ``addr`` and ``data``.
+        """
+        depth = bank_depth(words)
+        low = (depth - 1).bit_length()
+        count = -(-words // depth)
+        style = "ultra" if words >= URAM_DEPTH else "block"
+        read: Any = Signal(data.ArrayLayout(width, count), name=f"{name}_read", reset_less=True)
+        for bank in range(count):
+            made: Any = memory.Memory(shape=width, depth=depth, init=[], attrs={"ram_style": style})
+            m.submodules[f"{name}_{bank}"] = made
+            sink, source = made.write_port(), made.read_port()
+            m.d.comb += [
+                sink.en.eq(write.en & (write.addr[low:] == bank)),
+                sink.addr.eq(write.addr),
+                sink.data.eq(write.data),
+                source.addr.eq(address),
+            ]
+            m.d.sync += read[bank].eq(source.data)
+        if count == 1:
+            return read[0]
+        near, here = (
+            Signal(index_bits(count), name=f"{name}_{n}", reset_less=True) for n in ("near", "here")
+        )
+        m.d.sync += [near.eq(address[low:]), here.eq(near)]
+        return read[here]
 
     def _core(self, m: Module, core: int, words: int, width: int, address: Value) -> Value:
         """Build the bank of a core; return what is read, two cycles after ``address``."""
         target = LoadTarget.TT_CORE1 + core - 1
-        made = self._memory(m, f"core{core}", words, width)
-        sink = made.write_port()
         word = self.config.payload
         # LOAD words go through the positions, then to the next word of the core
         per_word = WORD_BITS // width
         per_address = self._params.chain // per_word
         place, part = divmod(self._number, per_word)
         low = (per_address - 1).bit_length()
-        valid = Signal(name=f"load{core}")
-        at = Signal(index_bits(max(2, words)), name=f"load{core}_at", reset_less=True)
-        value = Signal(width, name=f"load{core}_value", reset_less=True)
+        mine, inside = Signal(name=f"load{core}_mine"), Signal(name=f"load{core}_inside")
+        write: Any = Signal(_write_layout(words, width), name=f"load{core}", reset_less=True)
+        held: Any = Signal(_write_layout(words, width), name=f"load{core}_held", reset_less=True)
         m.d.sync += [
-            valid.eq(
-                self.config.valid
-                & (word.target == target)
-                & (word.address[:low] == place)
-                & (word.address[low:] < words)
-            ),
-            at.eq(word.address[low:]),
-            value.eq(word.data.word_select(part, width)),
+            mine.eq(self.config.valid & (word.target == target) & (word.address[:low] == place)),
+            inside.eq(word.address[low:] < words),
+            held.addr.eq(word.address[low:]),
+            held.data.eq(word.data.word_select(part, width)),
+            write.eq(held),
+            write.en.eq(mine & inside),
         ]
-        m.d.comb += [sink.en.eq(valid), sink.addr.eq(at), sink.data.eq(value)]
-        return self._read(m, f"core{core}_read", made, address)
+        return self._banks(m, f"core{core}", words, width, write, address)
 
     def _store(self, m: Module) -> Value:
         """Build the bank of first products; return what is read."""
-        made = self._memory(m, "store", self._params.store_words, ROWS_BITS)
-        sink = made.write_port()
         part, column = divmod(self._number, COLUMNS)
-        mine = self.write.valid & (self.write.part == part)
+        p = self._params
+        write: Any = Signal(_write_layout(p.store_words, ROWS_BITS), name="store_write")
         m.d.comb += [
-            sink.en.eq(mine),
-            sink.addr.eq(self.write.entry),
-            sink.data.eq(Cat(self.write.data[group][column] for group in range(GROUPS))),
+            write.en.eq(self.write.valid & (self.write.part == part)),
+            write.addr.eq(self.write.entry),
+            write.data.eq(Cat(self.write.data[group][column] for group in range(GROUPS))),
         ]
-        return self._read(m, "store_read", made, self.step.at.store)
+        return self._banks(m, "store", p.store_words, ROWS_BITS, write, self.step.at.store)
+
+
+def _write_layout(words: int, width: int) -> data.StructLayout:
+    return data.StructLayout({"en": 1, "addr": index_bits(max(2, words)), "data": width})

@@ -167,7 +167,7 @@ class TtReconstructor(wiring.Component):
     rows : Out(stream.Signature(ArrayLayout(signed(code_bits), slice_lanes)))
         Slices of the rows. A row beyond its table is 0.
     range_errors, hits, reconstructed : Out(32)
-        From reset, wrapping: rows beyond their table; rows whose prefix was pinned; all rows.
+        From reset, wrapping: rows beyond their table; others whose prefix was pinned; all rows.
     idle : Out(1)
         Every row asked for has left, and prefixes are pinned.
     """

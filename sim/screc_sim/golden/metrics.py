@@ -41,6 +41,61 @@ def auc(labels: ArrayLike, scores: ArrayLike) -> float:
     return wins / (count * (len(truth) - count))
 
 
+def bootstrap_auc(
+    labels: ArrayLike, scores: ArrayLike, resamples: int, seed: int = 0
+) -> NDArray[np.float64]:
+    """AUCs of several models on the same samples, drawn anew with replacement.
+
+    Differences between columns are paired: a resample draws the same samples for every model.
+
+    Parameters
+    ----------
+    labels
+        0 or 1, ``(n,)``.
+    scores
+        One row per model, ``(models, n)``.
+    resamples
+        How often to draw n samples.
+    seed
+        Seed of the draws.
+
+    Returns
+    -------
+    float64 ``(resamples, models)``
+        NaN where a draw has labels of one kind only.
+
+    Raises
+    ------
+    ValueError
+        As for :func:`auc`, or if there are no resamples.
+    """
+    truth, values = np.asarray(labels), np.asarray(scores)
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, not {resamples}")
+    if values.ndim != 2:
+        raise ValueError(f"scores must be (models, n), not {values.shape}")
+    ranked = []
+    for row in values:
+        auc(truth, row)  # its checks
+        order = np.argsort(row, kind="stable")
+        ranked.append((order, np.flatnonzero(np.diff(row[order], prepend=np.nan) != 0)))
+    rng = np.random.default_rng(seed)
+    n = len(truth)
+    done = np.empty((resamples, len(values)))
+    for resample in range(resamples):
+        times = np.bincount(rng.integers(0, n, n), minlength=n)
+        positives = times * (truth == 1)
+        pairs = int(positives.sum()) * (n - int(positives.sum()))
+        for model, (order, ties) in enumerate(ranked):
+            # per group of equal scores: how many positives, and how many negatives up to it
+            wins = np.add.reduceat(positives[order], ties)
+            losses = np.add.reduceat((times - positives)[order], ties)
+            below = np.cumsum(losses) - losses
+            won = float(wins @ (2 * below + losses)) / 2
+            done[resample, model] = won / pairs if pairs else np.nan
+    return done
+
+
 @dataclasses.dataclass(frozen=True)
 class Fidelity:
     """How far the integer results are from the float twin's.

@@ -8,6 +8,7 @@ not silently right.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,8 +24,10 @@ from screc_hw.numerics import (
     sigmoid_table,
 )
 from screc_sim.golden.pooling import bag_sums
-from screc_sim.golden.quant import QuantLinear, QuantTable
 from screc_sim.samples import Bags
+
+if TYPE_CHECKING:
+    from screc_sim.golden.quant import QuantLinear, QuantTable
 
 LOGIT_CODE_MIN = -(1 << (LOGIT_CODE_BITS - 1))
 LOGIT_CODE_MAX = (1 << (LOGIT_CODE_BITS - 1)) - 1
@@ -125,7 +128,7 @@ def reciprocals(lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[
 
 
 def mean(sums: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Means of bags in the table's units: (sum * r_L + half) >> shift, int64 ``(bags, dim)``."""
+    """Means of bags in units of the sums: (sum * r_L + half) >> shift, int64 ``(bags, dim)``."""
     r, shift = reciprocals(np.maximum(lengths, 1))  # an empty bag's sum is 0: any divisor does
     return (sums * r[:, None] + (np.int64(1) << (shift[:, None] - 1))) >> shift[:, None]
 

@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from screc_hw.model import LayerShape, ModelShape
-from screc_hw.numerics import INT8_MAX, MAX_BAG, pooled_bits
+from screc_hw.numerics import INT8_MAX, MAX_BAG, SHIFT_MAX, pooled_bits
+from screc_hw.tt.shape import TtShape
 from screc_sim.golden.rowwise import ROWWISE_LIMITS, ROWWISE_UNIT, PackedRows, quantise_rows
+from screc_sim.golden.tt import QuantTt
 
 CODE_LIMITS = {"int8": INT8_MAX, "int4": 7}
 """Largest code of each format with one scale per table, symmetric."""
@@ -21,7 +23,7 @@ CODE_LIMITS = {"int8": INT8_MAX, "int4": 7}
 FORMATS = (*CODE_LIMITS, *ROWWISE_LIMITS)
 """Every format of a table's rows."""
 
-FILE_VERSION = 1
+FILE_VERSION = 2
 """Version of the ``.npz`` layout of :meth:`QuantModel.save`."""
 
 COMPONENTS_AT_ONCE = 1 << 16
@@ -98,23 +100,61 @@ _LAYER_ARRAYS: dict[str, type] = {
 }
 
 
+class RowOrder(Protocol):
+    """Order of a table's rows: id to frequency rank."""
+
+    def ranks(self, ids: NDArray[np.int64]) -> NDArray[np.uint32]:
+        """Return the rank of every id, ``(len(ids),)``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TtRange:
+    """Ranks ``[first, last)`` of a table, whose rows are rebuilt from TT cores.
+
+    Parameters
+    ----------
+    first
+        First rank.
+    rows
+        Row ``i`` is that of rank ``first + i``.
+    order
+        Ranks of the table's ids.
+    """
+
+    first: int
+    rows: QuantTt
+    order: RowOrder
+
+    @property
+    def last(self) -> int:
+        """Rank behind the last one."""
+        return self.first + self.rows.shape.rows
+
+    def local(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Row numbers of ids, int64; those outside ``[0, last - first)`` are of other ranks."""
+        return self.order.ranks(ids).astype(np.int64) - self.first
+
+
 @dataclasses.dataclass(frozen=True)
 class QuantTable:
-    """A table's rows in integers of ``scale`` each.
+    """A table's rows in integers of ``scale / 2**fraction`` each.
 
     ``int8``, ``int4``: codes ``round(row / scale)``. ``int8r``, ``int4r``: ``scale`` is
     :data:`ROWWISE_UNIT`, and a :class:`PackedSource` keeps its codes, scales and biases.
+    ``fraction`` bits below the codes make room for the rows of ``tt``; row-wise tables have none.
 
     Raises
     ------
     ValueError
-        If ``format`` is none of :data:`FORMATS` or not that of a packed source, or the scale of a
-        row-wise table is another.
+        If ``format`` is none of :data:`FORMATS` or not that of a packed source, the scale of a
+        row-wise table is another, or ``tt`` is not of this table, its scale and its fraction.
     """
 
     source: RowSource
     format: str
     scale: float
+    fraction: int = 0
+    tt: TtRange | None = None
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
@@ -129,6 +169,23 @@ class QuantTable:
             raise ValueError(
                 f"rows packed as {self.source.format!r} cannot be a table of format {self.format!r}"
             )
+        if self.rowwise and (self.fraction or self.tt is not None):
+            raise ValueError(f"a table of format {self.format!r} has no rows in TT form")
+        if self.tt is not None:
+            self._check_tt(self.tt)
+
+    def _check_tt(self, tt: TtRange) -> None:
+        for name, found, needed in (
+            ("scale", tt.rows.scale, self.scale),
+            ("fraction", tt.rows.fraction, self.fraction),
+            ("dimension", tt.rows.shape.dim, self.source.dim),
+        ):
+            if found != needed:
+                raise ValueError(f"TT rows must have the table's {name} {needed}, not {found}")
+        if not 0 <= tt.first < tt.last <= self.source.rows:
+            raise ValueError(
+                f"TT ranks must lie in [0, {self.source.rows}), not [{tt.first}, {tt.last})"
+            )
 
     @property
     def rowwise(self) -> bool:
@@ -138,11 +195,21 @@ class QuantTable:
     @property
     def pooled_bits(self) -> int:
         """Signed width of the sum of a bag."""
-        return pooled_bits(MAX_BAG, rowwise=self.rowwise)
+        return pooled_bits(MAX_BAG, rowwise=self.rowwise, fraction=self.fraction)
 
     def values(self, ids: NDArray[np.int64]) -> NDArray[np.int64] | NDArray[np.int8]:
-        """Components of rows ``ids`` in units of ``scale``: what the device adds up."""
-        return self.packed(ids).values() if self.rowwise else self.codes(ids)
+        """Components of rows ``ids`` in units of ``scale / 2**fraction``: what the device adds."""
+        if self.rowwise:
+            return self.packed(ids).values()
+        if self.tt is None:
+            codes = self.codes(ids)
+            return codes.astype(np.int64) << self.fraction if self.fraction else codes
+        local = self.tt.local(ids)
+        inside = (local >= 0) & (local < self.tt.rows.shape.rows)
+        values = np.empty((len(ids), self.source.dim), np.int64)
+        values[inside] = self.tt.rows.rows(local[inside])
+        values[~inside] = self.codes(ids[~inside]).astype(np.int64) << self.fraction
+        return values
 
     def packed(self, ids: NDArray[np.int64]) -> PackedRows:
         """Return rows ``ids`` of a row-wise table as the device stores them."""
@@ -199,6 +266,43 @@ class QuantModel:
         """Real value of one step of the integer logit."""
         return float(self.top[-1].scale[0])
 
+    def with_tt(self, fraction: int, ranges: Mapping[int, TtRange]) -> QuantModel:
+        """Return the model with rows of some tables in TT form.
+
+        Sums of all tables with one scale get ``fraction`` bits below the codes, whether they have
+        TT rows or not, and the shift of their requantisation grows by as many.
+
+        Parameters
+        ----------
+        fraction
+            Bits below the codes.
+        ranges
+            TT rows by number of the table.
+
+        Raises
+        ------
+        ValueError
+            If the model has a fraction already, TT rows do not fit their table, or a shift would
+            exceed 47.
+        """
+        if any(table.fraction or table.tt for table in self.tables):
+            raise ValueError("the model has rows in TT form already")
+        tables = tuple(
+            table
+            if table.rowwise and i not in ranges
+            else dataclasses.replace(table, fraction=fraction, tt=ranges.get(i))
+            for i, table in enumerate(self.tables)
+        )
+        finer = np.array([tables[f.table].fraction for f in self.shape.features], np.int64)
+        shifts = self.bag_s + finer
+        for feature, shift in zip(self.shape.features, shifts, strict=True):
+            if shift > SHIFT_MAX:
+                raise ValueError(
+                    f"feature {feature.name!r}: with {fraction} bits below the codes the shift of "
+                    f"its requantisation is {shift}, and must be at most {SHIFT_MAX}"
+                )
+        return dataclasses.replace(self, tables=tables, bag_s=shifts.astype(np.uint8))
+
     def quantise_dense(self, dense: NDArray[np.float32]) -> NDArray[np.int8]:
         """Dense features as int8 codes ``(n, dense)``, what the host sends; half rounds up."""
         return quantise(dense, self.dense_scale, INT8_MAX)
@@ -215,7 +319,11 @@ class QuantModel:
             "bag_m": self.bag_m,
             "bag_s": self.bag_s,
             "table_scale": np.array([table.scale for table in self.tables], np.float64),
+            "table_fraction": np.array([table.fraction for table in self.tables], np.int64),
         }
+        for i, table in enumerate(self.tables):
+            if table.tt is not None:
+                arrays |= _tt_arrays(i, table.tt)
         shapes = (*self.shape.bottom_layers, *self.shape.top_layers)
         for shape, layer in zip(shapes, (*self.bottom, *self.top), strict=True):
             arrays |= {f"{shape.name}.{name}": getattr(layer, name) for name in _LAYER_ARRAYS}
@@ -223,7 +331,13 @@ class QuantModel:
             np.savez(stream, **arrays)
 
     @classmethod
-    def load(cls, path: Path, shape: ModelShape, sources: Sequence[RowSource]) -> QuantModel:
+    def load(
+        cls,
+        path: Path,
+        shape: ModelShape,
+        sources: Sequence[RowSource],
+        orders: Sequence[RowOrder] = (),
+    ) -> QuantModel:
         """Read what :meth:`save` wrote.
 
         Parameters
@@ -234,12 +348,14 @@ class QuantModel:
             The model that was saved.
         sources
             Rows of every table, in the order of ``shape.tables``.
+        orders
+            Row order of every table; only needed where one has rows in TT form.
 
         Raises
         ------
         ValueError
-            If the file is no such ``.npz``, of another version or of another model; names the file
-            and the array.
+            If the file is no such ``.npz``, of another version or of another model, or row orders
+            are missing; names the file and the array.
         """
         with path.open("rb") as stream:
             if not zipfile.is_zipfile(stream):
@@ -251,6 +367,7 @@ class QuantModel:
                 raise ValueError(f"{path}: version must be {FILE_VERSION}, not {version}")
             features, tables = len(shape.features), len(shape.tables)
             scales = read("table_scale", (tables,), np.float64)
+            fractions = read("table_fraction", (tables,), np.int64)
             copy_m, copy_s = read("copy_ms", (2,), np.int64)
             pair_m, pair_s = read("pair_ms", (2,), np.int64)
             return cls(
@@ -258,8 +375,10 @@ class QuantModel:
                 dense_scale=float(read("dense_scale", (), np.float64)),
                 bottom=tuple(read.layer(layer) for layer in shape.bottom_layers),
                 tables=tuple(
-                    QuantTable(source, table.format, float(scale))
-                    for source, table, scale in zip(sources, shape.tables, scales, strict=True)
+                    read.table(i, QuantTable(source, table.format, float(scale)), fraction, orders)
+                    for i, (source, table, scale, fraction) in enumerate(
+                        zip(sources, shape.tables, scales, fractions.tolist(), strict=True)
+                    )
                 ),
                 bag_m=read("bag_m", (features,), np.uint16),
                 bag_s=read("bag_s", (features,), np.uint8),
@@ -269,6 +388,19 @@ class QuantModel:
                 concat_scale=float(read("concat_scale", (), np.float64)),
                 top=tuple(read.layer(layer) for layer in shape.top_layers),
             )
+
+
+_TT_NUMBERS = 14
+"""Of a table's TT rows in a file: first rank, rows, p, q, ranks, shift1, m, s, fraction."""
+
+
+def _tt_arrays(table: int, tt: TtRange) -> dict[str, Any]:
+    """Arrays of a table's TT rows, by name."""
+    rows, shape = tt.rows, tt.rows.shape
+    sizes = (shape.rows, *shape.p, *shape.q, *shape.ranks)
+    numbers = (tt.first, *sizes, rows.shift1, rows.m, rows.s, rows.fraction)
+    arrays = {f"tt{table}.core{i}": core for i, core in enumerate(rows.cores)}
+    return {f"tt{table}.numbers": np.array(numbers, np.int64), **arrays}
 
 
 class _Reader:
@@ -288,6 +420,24 @@ class _Reader:
                 f"not {array.dtype} {array.shape}"
             )
         return array
+
+    def table(
+        self, index: int, exact: QuantTable, fraction: int, orders: Sequence[RowOrder]
+    ) -> QuantTable:
+        """Add to a table its fraction and its TT rows, where it has such."""
+        name = f"tt{index}.numbers"
+        if name not in self._archive:
+            return dataclasses.replace(exact, fraction=fraction)
+        if not orders:
+            raise ValueError(f"{self._path}: array {name!r} needs the row orders of the tables")
+        numbers = self(name, (_TT_NUMBERS,), np.int64).tolist()
+        first, rows, p1, p2, p3, q1, q2, q3, r1, r2, shift1, m, s, finer = numbers
+        shape = TtShape(rows=rows, p=(p1, p2, p3), q=(q1, q2, q3), ranks=(r1, r2))
+        one, two, three = (
+            self(f"tt{index}.core{i}", size, np.int8) for i, size in enumerate(shape.core_shapes)
+        )
+        tt = QuantTt(shape, (one, two, three), shift1, m, s, finer, exact.scale)
+        return dataclasses.replace(exact, fraction=fraction, tt=TtRange(first, tt, orders[index]))
 
     def layer(self, shape: LayerShape) -> QuantLinear:
         """Read the arrays of one layer."""

@@ -208,7 +208,7 @@ class Ddr4:
         cache
             Folder of kept builds, as in :func:`screc_sim.native.harness.build`.
         """
-        from screc_sim.native.harness import build_program, run_program, write_values
+        from screc_sim.native.program import build_program, run_program, write_values
 
         program = build_program("ddr4_alone", cache=cache)
         with tempfile.TemporaryDirectory(prefix="screc-ddr4-") as name:

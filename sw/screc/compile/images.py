@@ -108,12 +108,12 @@ def write_table_images(
             file.truncate(size)
         dram, onchip = files[:count], files[count : 2 * count]
         for place, table, remap in zip(layout.tables, tables, remaps, strict=True):
-            split, end = place.onchip_rows, place.resident_rows
-            for start, rows in _chunks(table, remap, place.stride, 0, split):
+            first, end = place.dram_first, place.resident_rows
+            for start, rows in _chunks(table, remap, place.stride, 0, place.onchip_rows):
                 _write_striped(onchip, place, place.onchip_offsets, start, rows)
                 advance(len(rows))
-            for start, rows in _chunks(table, remap, place.stride, split, end):
-                _write_striped(dram, place, place.offsets, start - split, rows)
+            for start, rows in _chunks(table, remap, place.stride, first, end):
+                _write_striped(dram, place, place.offsets, start - first, rows)
                 advance(len(rows))
             if place.ssd_rows:
                 files[-1].seek(place.ssd_offset)

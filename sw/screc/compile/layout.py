@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from screc.errors import ConfigError
-from screc.plan.schema import DevicePlan, TablePlan, table_ranges
+from screc.plan.schema import DevicePlan, TablePlan, TtPart, table_ranges
 from screc_hw.model import ModelShape, TableShape
 from screc_hw.params import DeviceParams
+from screc_hw.tt.shape import TtShape
 
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 """Version of ``layout.json`` and of the images that it describes."""
 
 PAGE_BYTES = 4096
@@ -28,10 +29,11 @@ def striped_rows(rows: int, cores: int, residue: int) -> int:
 class TableLayout:
     """A table: ``stride`` bytes from row to row, wherever they are.
 
-    Ranks below ``onchip_rows`` are on chip, those up to ``resident_rows`` in DRAM, others on SSD.
-    Rank ``r`` below ``resident_rows`` belongs to memory core ``(r - shift) mod cores``, as local
-    row ``(r - first) div cores`` of its tier, whose ``first`` rank is 0 or ``onchip_rows``, a
-    multiple of ``cores`` where DRAM holds any row.
+    Ranks below ``onchip_rows`` are on chip, those up to ``dram_first`` in TT form, those up to
+    ``resident_rows`` in DRAM, others on SSD. Rank ``r`` below ``resident_rows`` belongs to memory
+    core ``(r - shift) mod cores``, as local row ``(r - first) div cores`` on chip and in DRAM,
+    where ``first`` is 0 or ``dram_first``, a multiple of ``cores`` where DRAM holds any row, and
+    as row ``r - onchip_rows`` of its reconstructor in TT form.
 
     ``offsets`` per memory core: byte offset, from the core's base, of its first row in DRAM;
     ``onchip_offsets``: likewise in its on-chip memory; ``ssd_offset``: byte offset of rank
@@ -49,11 +51,17 @@ class TableLayout:
     offsets: tuple[int, ...]
     onchip_offsets: tuple[int, ...]
     ssd_offset: int
+    tt: TtPart | None = None
+
+    @property
+    def dram_first(self) -> int:
+        """Rank from which on rows are in DRAM."""
+        return self.onchip_rows if self.tt is None else self.tt.last
 
     @property
     def dram_rows(self) -> int:
         """Rows in DRAM."""
-        return self.resident_rows - self.onchip_rows
+        return self.resident_rows - self.dram_first
 
     @property
     def ssd_rows(self) -> int:
@@ -124,12 +132,7 @@ class Layout:
                     field="version",
                 )
             cores = tuple(CoreLayout(**core) for core in data.pop("cores"))
-            tables = tuple(
-                TableLayout(
-                    **table | {name: tuple(table[name]) for name in ("offsets", "onchip_offsets")}
-                )
-                for table in data.pop("tables")
-            )
+            tables = tuple(_table(table) for table in data.pop("tables"))
             return cls(cores=cores, tables=tables, **data)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ConfigError(f"is no memory layout: {error}", path=path) from error
@@ -147,7 +150,7 @@ def make_layout(device: DevicePlan, shape: ModelShape, params: DeviceParams) -> 
     places = _parts(device, shape, cores)
     ends, onchip_ends = [0] * cores, [0] * cores
     tables, ssd_end = [], 0
-    for table, (onchip_rows, resident_rows, shift) in zip(shape.tables, places, strict=True):
+    for table, (onchip_rows, tt, resident_rows, shift) in zip(shape.tables, places, strict=True):
         entry = TableLayout(
             name=table.name,
             rows=table.rows,
@@ -160,14 +163,15 @@ def make_layout(device: DevicePlan, shape: ModelShape, params: DeviceParams) -> 
             offsets=tuple(ends),
             onchip_offsets=tuple(onchip_ends),
             ssd_offset=ssd_end,
+            tt=tt,
         )
         for core in range(cores):
-            onchip, both = (
+            onchip, before, all_ = (
                 striped_rows(rows, cores, entry.residue(core))
-                for rows in (onchip_rows, resident_rows)
+                for rows in (onchip_rows, entry.dram_first, resident_rows)
             )
             onchip_ends[core] = _up(onchip_ends[core] + onchip * entry.stride, beat)
-            ends[core] = _up(ends[core] + (both - onchip) * entry.stride, beat)
+            ends[core] = _up(ends[core] + (all_ - before) * entry.stride, beat)
         ssd_end = _up(ssd_end + entry.ssd_rows * entry.stride, PAGE_BYTES)
         tables.append(entry)
     if max(onchip_ends) > params.gather.onchip_beats * beat:
@@ -197,8 +201,22 @@ def _up(size: int, unit: int) -> int:
     return -(-size // unit) * unit
 
 
-def _parts(device: DevicePlan, shape: ModelShape, cores: int) -> list[tuple[int, int, int]]:
-    """(on-chip rows, resident rows, shift) of every table, if the plan is for this device."""
+def _table(data: dict[str, Any]) -> TableLayout:
+    """Make a table's layout from its JSON."""
+    fields = {name: tuple(data[name]) for name in ("offsets", "onchip_offsets")}
+    tt = data["tt"]
+    if tt is not None:
+        sizes = {name: tuple(tt["shape"][name]) for name in ("p", "q", "ranks")}
+        tt = TtPart(**tt | {"shape": TtShape(**tt["shape"] | sizes)})
+    return TableLayout(**data | fields | {"tt": tt})
+
+
+_Part = tuple[int, TtPart | None, int, int]
+"""On-chip rows, ranks in TT form, resident rows, and shift of a table."""
+
+
+def _parts(device: DevicePlan, shape: ModelShape, cores: int) -> list[_Part]:
+    """Return where every table's rows are, if the plan is for this device."""
     if device.cores.memory != cores:
         raise ConfigError(f"the plan has {device.cores.memory} memory cores, the device {cores}")
     plans = {table.table: table for table in device.tables}
@@ -210,17 +228,18 @@ def _parts(device: DevicePlan, shape: ModelShape, cores: int) -> list[tuple[int,
     return [_part(plans[table.name], table, cores) for table in shape.tables]
 
 
-def _part(plan: TablePlan, table: TableShape, cores: int) -> tuple[int, int, int]:
-    """(on-chip rows, resident rows, shift), if the ranges are of the one form that is built."""
-    onchip, resident = plan.onchip_rows, plan.resident_rows
+def _part(plan: TablePlan, table: TableShape, cores: int) -> _Part:
+    """Return where a table's rows are, if its ranges are of the one form that is built."""
+    onchip, tt, resident = plan.onchip_rows, plan.tt, plan.resident_rows
+    exact = onchip if tt is None else tt.last
     own = next((r for r in plan.ranges if r.core == 0), None)
     shift = (own.first + own.stripe.take[0]) % cores if own and own.stripe else 0
-    expected = table_ranges(table.rows, resident, cores, shift, onchip=onchip)
-    aligned = onchip == resident or onchip % cores == 0
+    expected = table_ranges(table.rows, resident, cores, shift, onchip=onchip, tt=tt)
+    aligned = exact == resident or exact % cores == 0
     if sorted(plan.ranges, key=repr) != sorted(expected, key=repr) or not aligned:
         raise ConfigError(
-            f"ranges of table {table.name!r} must be onchip [0, a), dram [a, b), both striped over "
-            f"all {cores} memory cores by the same residue each, then ssd [b, {table.rows}); "
-            f"a must be a multiple of {cores}, or b"
+            f"ranges of table {table.name!r} must be onchip [0, a), tt [a, b), dram [b, c), all "
+            f"striped over all {cores} memory cores by the same residue each, then "
+            f"ssd [c, {table.rows}); b must be a multiple of {cores}, or c"
         )
-    return onchip, resident, shift
+    return onchip, tt, resident, shift

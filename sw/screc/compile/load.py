@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from screc.compile.blocks import load_block, words_of
 from screc.compile.layout import Layout
+from screc.compile.tt import reconstructor_tables
 from screc_hw import protocol
 from screc_hw.compute.program import layer_program, vector_bases, weight_words
 from screc_hw.model import ModelShape
 from screc_hw.numerics import sigmoid_table
 from screc_hw.params import DeviceParams
 from screc_hw.protocol import LoadTarget
+from screc_hw.tt.image import load_blocks
 from screc_sim.golden.quant import QuantLinear, QuantModel
 
 Words = Sequence[int] | NDArray[np.uint64]
@@ -32,8 +34,18 @@ class LoadQueue:
 def gather_descriptors(layout: Layout, shape: ModelShape, params: DeviceParams, core: int) -> Words:
     """Descriptors of every feature for memory core ``core``, ``FEATURE_WORDS`` words each."""
     words: list[int] = []
+    numbers = {i: n for n, i in enumerate(i for i, t in enumerate(layout.tables) if t.tt)}
     for feature in shape.features:
         table, place = shape.tables[feature.table], layout.tables[feature.table]
+        tt = {}
+        if place.tt is not None:
+            tt = {
+                "tt_first": place.tt.first,
+                "tt_last": place.tt.last,
+                "tt_stripe_log2": layout.stripe_log2,
+                "tt_residue": place.residue(core),
+                "tt_table": numbers[feature.table],
+            }
         sub_beat = table.row_bytes < layout.beat_bytes
         value = protocol.pack(
             protocol.FEATURE_FIELDS,
@@ -44,7 +56,7 @@ def gather_descriptors(layout: Layout, shape: ModelShape, params: DeviceParams, 
             int4=int(table.code_bits == 4),
             enable=1,  # also where all rows are on SSD: staged rows need the row's shape
             rowwise=int(table.rowwise),
-            first=place.onchip_rows,
+            first=place.dram_first,
             last=place.resident_rows,
             stripe_log2=layout.stripe_log2,
             residue=place.residue(core),
@@ -54,6 +66,7 @@ def gather_descriptors(layout: Layout, shape: ModelShape, params: DeviceParams, 
             onchip_stripe_log2=layout.stripe_log2,
             onchip_residue=place.residue(core),
             slices=table.dim // params.gather.lanes,
+            **tt,
         )
         words += words_of(value, protocol.FEATURE_WORDS)
     return words
@@ -125,6 +138,9 @@ def load_queue(
         if image:
             plan.append((LoadTarget.GATHER_ROWS, core, np.frombuffer(image, "<u8")))
     every = protocol.ALL_CORES
+    if params.tt is not None:
+        tables = reconstructor_tables(model, layout)
+        plan += [(target, every, words) for target, words in load_blocks(tables, params.tt)]
     plan += [
         (LoadTarget.COMBINER_FEATURES, every, combiner_descriptors(model, params)),
         (LoadTarget.PROGRAM, every, program_words(shape, params)),

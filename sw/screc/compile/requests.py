@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from screc.compile.blocks import encode_header, pad, version_opcode
-from screc.compile.layout import Layout
+from screc.compile.layout import Layout, TableLayout
 from screc.compile.staging import StagedWrite, Stager
 from screc.errors import ConfigError
 from screc.remap import TableRemap
@@ -45,9 +45,10 @@ class EncodedBlock:
     its port, to be placed where ``section_beats`` said. ``staged``: bytes to be in the staging
     rings before the block starts. ``result_beats``: beats that the device writes for it, status
     beat included. ``row_beats``: beats of rows that the lookups read on the cores' ports, all but
-    those of on-chip rows. ``staged_rows`` distinct SSD rows come with ``staged_pages`` 4 KiB reads
-    for ``staged_lookups`` lookups; ``seconds`` is the time of one processor core that encoding
-    took.
+    those of rows on chip or in TT form. ``tt_lookups`` are rebuilt and ``tt_hits`` of them have a
+    pinned prefix, by table. ``staged_rows`` distinct SSD rows come with ``staged_pages`` 4 KiB
+    reads for ``staged_lookups`` lookups; ``seconds`` is the time of one processor core that
+    encoding took.
     """
 
     block_id: int
@@ -58,6 +59,8 @@ class EncodedBlock:
     result_beats: int
     lookups: int
     row_beats: int
+    tt_lookups: tuple[int, ...]
+    tt_hits: tuple[int, ...]
     staged_lookups: int
     staged_rows: int
     staged_pages: int
@@ -75,6 +78,17 @@ class _Lookups:
     sample: Ints
     feature: Ints
     rank: Ints
+
+
+def read_remaps(images: Path, shape: ModelShape) -> list[TableRemap]:
+    """Map the row order of every table that ``screc compile`` left in the folder ``images``.
+
+    Raises
+    ------
+    ConfigError
+        If a file is missing, of another version, or damaged.
+    """
+    return [TableRemap.load(images / "remap" / f"{i}.bin") for i in range(len(shape.tables))]
 
 
 class RequestEncoder:
@@ -118,6 +132,11 @@ class RequestEncoder:
         resident = np.array([t.resident_rows for t in layout.tables], np.int64)
         self._resident_rows = resident[self._table]
         self._onchip_rows = np.array([t.onchip_rows for t in layout.tables], np.int64)[self._table]
+        self._dram_first = np.array([t.dram_first for t in layout.tables], np.int64)[self._table]
+        # ranks below are on chip, or have a pinned prefix
+        self._pinned_rows = np.array([_pinned_rows(t) for t in layout.tables], np.int64)[
+            self._table
+        ]
         self._row_beats = np.array([t.row_beats for t in layout.tables], np.int64)[self._table]
         self._shift = np.array([t.shift for t in layout.tables], np.int64)[self._table]
 
@@ -127,8 +146,7 @@ class RequestEncoder:
     ) -> RequestEncoder:
         """Make an encoder of what ``screc compile`` left in the folder ``images``."""
         layout = Layout.load(images / "layout.json")
-        remaps = [TableRemap.load(images / "remap" / f"{i}.bin") for i in range(len(shape.tables))]
-        return cls(shape, params, layout, remaps, model, images / "ssd.bin")
+        return cls(shape, params, layout, read_remaps(images, shape), model, images / "ssd.bin")
 
     @property
     def layout(self) -> Layout:
@@ -179,7 +197,9 @@ class RequestEncoder:
         lookups = self._rank(batch)
         place = _sample_major(lookups)
         staged_mask = lookups.rank >= self._resident_rows[lookups.feature]
-        onchip = lookups.rank < self._onchip_rows[lookups.feature]
+        read = lookups.rank >= self._dram_first[lookups.feature]
+        tt = ~read & (lookups.rank >= self._onchip_rows[lookups.feature])
+        hits = tt & (lookups.rank < self._pinned_rows[lookups.feature])
         staged = self._stager.stage(
             self._table[lookups.feature[staged_mask]], lookups.rank[staged_mask]
         )
@@ -219,12 +239,19 @@ class RequestEncoder:
             staged=staged.writes,
             result_beats=1 + -(-padded * RECORD_BYTES // BEAT_BYTES),
             lookups=len(records),
-            row_beats=int(self._row_beats[lookups.feature[~onchip]].sum()),
+            row_beats=int(self._row_beats[lookups.feature[read]].sum()),
+            tt_lookups=self._by_table(lookups.feature[tt]),
+            tt_hits=self._by_table(lookups.feature[hits]),
             staged_lookups=int(np.count_nonzero(staged_mask)),
             staged_rows=staged.rows,
             staged_pages=staged.pages,
             seconds=time.thread_time() - started,
         )
+
+    def _by_table(self, features: Ints) -> tuple[int, ...]:
+        """Count lookups of ``features`` by table."""
+        counts = np.bincount(self._table[features], minlength=len(self._layout.tables))
+        return tuple(counts.tolist())
 
     def _rank(self, batch: SampleBatch) -> _Lookups:
         """Rank every id; lookups stay feature by feature."""
@@ -262,6 +289,13 @@ class RequestEncoder:
         body[:, : bags.shape[1]] = bags
         body[:, dense_at : dense_at + inputs.shape[1]] = inputs.view(np.uint8)
         return body.tobytes()
+
+
+def _pinned_rows(table: TableLayout) -> int:
+    """Rank behind those that are on chip or have a pinned prefix."""
+    if table.tt is None:
+        return table.onchip_rows
+    return min(table.tt.last, table.tt.first + table.tt.pins * table.tt.shape.p[2])
 
 
 def _sample_major(lookups: _Lookups) -> Ints:

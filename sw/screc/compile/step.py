@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from screc import files
 from screc.compile.images import read_onchip, write_table_images
 from screc.compile.layout import LAYOUT_VERSION, make_layout
 from screc.compile.load import load_queue
+from screc.compile.tt import add_tt
 from screc.errors import ConfigError
 from screc.flow import Context
 from screc.logs import open_log
 from screc.plan.device import device_params
 from screc.plan.schema import read_plan
 from screc.remap import TableRemap
-from screc.stats import read_stats
+from screc.stats import TableStats, read_stats
 from screc.weights import load_weights
 from screc_sim.golden.calibrate import CalibrationError, calibrate
 from screc_sim.golden.quant import QuantModel
@@ -35,11 +37,14 @@ def write_images(ctx: Context) -> None:
     params = device_params(plan, ctx.shape)
     layout = make_layout(plan.devices[0], ctx.shape, params)
     model = quantise(ctx)
+    stats = read_stats(ctx.out / "stats.parquet")
     with files.atomic_folder(ctx.out / "images") as folder:
+        remaps = write_remaps(stats, folder / "remap")
+        if params.tt is not None:
+            model = add_tt(ctx, model, layout, params.tt.fraction, stats, remaps)
         model.save(folder / "quant.npz")
         layout.save(folder / "layout.json")
-        remaps = write_remaps(ctx, folder / "remap")
-        rows = sum(table.rows for table in ctx.shape.tables)
+        rows = sum(table.rows - (table.tt.shape.rows if table.tt else 0) for table in layout.tables)
         with ctx.progress("writing rows", rows) as bar:
             write_table_images(folder, layout, model.tables, remaps, bar.advance)
         queue = load_queue(model, params, layout, read_onchip(folder, layout))
@@ -66,12 +71,12 @@ def quantise(ctx: Context) -> QuantModel:
         raise ConfigError(str(error), field="log") from error
 
 
-def write_remaps(ctx: Context, folder: Path) -> list[TableRemap]:
+def write_remaps(stats: Sequence[TableStats], folder: Path) -> list[TableRemap]:
     """Write the row order of every table, ``<table number>.bin``, and return them."""
     folder.mkdir()
     remaps = []
-    for i, stats in enumerate(read_stats(ctx.out / "stats.parquet")):
-        remap = TableRemap.build(stats.rows, stats.hot_ids)
+    for i, table in enumerate(stats):
+        remap = TableRemap.build(table.rows, table.hot_ids)
         remap.save(folder / f"{i}.bin")
         remaps.append(remap)
     return remaps

@@ -12,7 +12,7 @@ GIB = 1 << 30
 
 
 def _bytes(tables: Sequence[TableDemand]) -> int:
-    return sum(table.shape.rows * table.stride for table in tables)
+    return sum(table.stored_rows * table.stride for table in tables)
 
 
 def _gib(size: float) -> str:

@@ -28,9 +28,6 @@ from screc_hw.protocol import BEAT_BYTES
 NANO = 1e9
 KIB = 1024
 
-PARTS = ("gather", "combine", "compute", "host")
-"""Parts of the device whose time depends on the pattern alone; see ``DeviceParams.predict``."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Intervals:
@@ -49,7 +46,8 @@ def make_intervals(problem: Problem, cuts: Sequence[int]) -> list[Intervals]:
     found = []
     for table, cut in zip(problem.tables, cuts, strict=True):
         rates = table.rates
-        edges = rates.coarse(problem.intervals, [cut])
+        keep = [cut, table.tt_rows] if table.tt_rows else [cut]
+        edges = rates.coarse(problem.intervals, keep)
         distinct = rates.between(rates.distinct(problem.batch), edges)
         reads = rates.between(rates.reads(problem.batch, table.stride), edges)
         found.append(Intervals(edges, distinct, reads))
@@ -83,13 +81,19 @@ def add_variables(m: pyo.ConcreteModel, problem: Problem, intervals: Sequence[In
         table = problem.tables[t]
         if not (table.ssd and problem.budget.has_ssd):
             m.share[t, i].fix(1)
+        elif intervals[t].edges[i + 1] <= table.tt_rows:
+            m.share[t, i].fix(1)  # and takes no DRAM, see add_costs
         elif not table.dram:
             m.share[t, i].fix(0)
 
 
 def add_costs(m: pyo.ConcreteModel, problem: Problem, intervals: Sequence[Intervals]) -> None:
     """Name the sums that several constraints use."""
-    rows = {(t, i): int(np.diff(intervals[t].edges)[i]) for t, i in m.I}
+    stored = [
+        np.diff(np.maximum(part.edges, table.tt_rows))
+        for table, part in zip(problem.tables, intervals, strict=True)
+    ]
+    rows = {(t, i): int(stored[t][i]) for t, i in m.I}
     size = {(t, i): rows[t, i] * problem.tables[t].stride / KIB for t, i in m.I}
     m.dram_rows = pyo.Expression(expr=sum(size[k] * m.share[k] for k in m.I))
     m.ssd_rows = pyo.Expression(expr=sum(size[k] * (1 - m.share[k]) for k in m.I))
@@ -111,10 +115,13 @@ def add_pattern_choice(m: pyo.ConcreteModel, problem: Problem) -> None:
 
 def add_core_times(m: pyo.ConcreteModel, problem: Problem) -> None:
     """Time >= the chosen pattern's time of every part of the device."""
+    # dict for an order that does not change; see DeviceParams.predict for the parts
+    parts = list(dict.fromkeys(part for pattern in problem.patterns for part in pattern.seconds))
     m.core_time = pyo.Constraint(
-        PARTS,
+        parts,
         rule=lambda m, part: (
-            m.time >= sum(NANO * problem.patterns[p].seconds[part] * m.pattern[p] for p in m.P)
+            m.time
+            >= sum(NANO * problem.patterns[p].seconds.get(part, 0) * m.pattern[p] for p in m.P)
         ),
     )
 

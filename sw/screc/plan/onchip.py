@@ -42,7 +42,9 @@ def with_onchip(
     found, most = [], 0
     for pattern in patterns:
         memory, beat = pattern.params.memory, pattern.params.gather.beat_bytes
-        depth = _room(pattern, budget, _beats(tables, [t.shape.rows for t in tables], memory, beat))
+        depth = _room(
+            pattern, budget, _beats(tables, [t.most_onchip for t in tables], memory, beat)
+        )
         most = max(most, depth * memory * beat)
         rows = fill(tables, depth, memory, beat)
         if rows is None:
@@ -53,7 +55,7 @@ def with_onchip(
         found.append(dataclasses.replace(made, onchip=tuple(rows)))
     if found:
         return found
-    pinned = [table for table in tables if table.onchip and not table.dram]
+    pinned = [table for table in tables if table.pinned_onchip]
     need = sum(table.shape.rows * table.stride for table in pinned)
     raise PlanError(
         PlanErrorKind.URAM,
@@ -72,13 +74,13 @@ def fill(tables: Sequence[TableDemand], depth: int, memory: int, beat: int) -> l
     Counts are multiples of ``memory``, or the whole table. None where a table that may live on chip
     alone does not fit.
     """
-    rows = [table.shape.rows if table.onchip and not table.dram else 0 for table in tables]
+    rows = [table.shape.rows if table.pinned_onchip else 0 for table in tables]
     if _beats(tables, rows, memory, beat) > depth:
         return None
     pieces = sorted(
         (-rate / table.stride, number, int(last))
         for number, table in enumerate(tables)
-        if table.onchip and table.dram
+        if table.onchip and not table.pinned_onchip
         for rate, last in zip(table.rates.rates, table.rates.edges[1:], strict=True)
         if rate > 0
     )
@@ -87,7 +89,7 @@ def fill(tables: Sequence[TableDemand], depth: int, memory: int, beat: int) -> l
         left = depth - _beats(tables, others, memory, beat)
         table = tables[number].shape
         room = max(0, left * beat // tables[number].stride) * memory
-        count = min(last, room)
+        count = min(last, room, tables[number].most_onchip)
         whole = count if count == table.rows else count // memory * memory
         rows[number] = max(rows[number], whole)
     return rows

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 
 from screc.errors import ConfigError, PlanError, PlanErrorKind
 from screc.plan.budget import RESOURCES, Budget
+from screc.plan.schema import TtPart
 from screc_hw.model import ModelShape
-from screc_hw.params import DeviceParams
+from screc_hw.params import DeviceParams, TtLoad
 
 MEMORY = (1, 2, 4)
 COMPUTE = (1, 2, 4)
@@ -42,7 +43,7 @@ class Pattern:
 
     ``used`` counts by resource; ``size`` is the mean share of the device's limits; ``seconds`` per
     sample by part of the device; ``latency`` seconds of one batch alone; ``onchip`` rows per table
-    that are kept on chip, none where it is empty.
+    that are kept on chip and ``tt`` those in TT form, none where they are empty.
     """
 
     params: DeviceParams
@@ -51,6 +52,13 @@ class Pattern:
     seconds: Mapping[str, float]
     latency: float
     onchip: tuple[int, ...] = ()
+    tt: tuple[TtPart | None, ...] = ()
+
+    def fast_rows(self, table: int) -> int:
+        """Hottest ranks of a table, by its number, that are not read from DRAM."""
+        onchip = self.onchip[table] if self.onchip else 0
+        part = self.tt[table] if self.tt else None
+        return onchip if part is None else part.last
 
     @property
     def name(self) -> str:
@@ -59,10 +67,16 @@ class Pattern:
         return f"m{self.params.memory}_c{self.params.compute}_{core.rows}x{core.columns}"
 
 
-def make_pattern(shape: ModelShape, budget: Budget, batch: int, params: DeviceParams) -> Pattern:
-    """Rate one combination of cores by the formulas of its parameters."""
+def make_pattern(
+    shape: ModelShape,
+    budget: Budget,
+    batch: int,
+    params: DeviceParams,
+    tt: Sequence[TtLoad] = (),
+) -> Pattern:
+    """Rate one combination of cores by the formulas of its parameters; ``tt`` is rebuilt."""
     used = params.resources().as_dict()
-    prediction = params.predict(shape, batch)
+    prediction = params.predict(shape, batch, tt=tt)
     per_sample = 1 / (batch * budget.clock_hz)
     return Pattern(
         params=params,
@@ -104,7 +118,7 @@ def enumerate_patterns(shape: ModelShape, budget: Budget, batch: int, pins: Pins
     candidates.sort(key=lambda pattern: (pattern.size, pattern.name))
     fitting = [pattern for pattern in candidates if not excess(pattern, budget)]
     if not fitting:
-        raise _nothing_fits(candidates, budget)
+        raise nothing_fits(candidates, budget)
     return fitting
 
 
@@ -113,7 +127,7 @@ def excess(pattern: Pattern, budget: Budget) -> list[str]:
     return [name for name in RESOURCES if pattern.used[name] > budget.limits[name]]
 
 
-def _nothing_fits(candidates: Sequence[Pattern], budget: Budget) -> PlanError:
+def nothing_fits(candidates: Sequence[Pattern], budget: Budget) -> PlanError:
     """Say what the candidate that comes closest lacks most."""
 
     def overuse(pattern: Pattern) -> float:
@@ -123,6 +137,10 @@ def _nothing_fits(candidates: Sequence[Pattern], budget: Budget) -> PlanError:
     scarce = max(RESOURCES, key=lambda name: best.used[name] / max(budget.limits[name], 1e-9))
     core = best.params.core
     cores = f"{best.params.memory} memory and {best.params.compute} compute cores"
+    smaller_tt = []
+    if best.params.tt is not None:
+        cores += " with TT reconstructors"
+        smaller_tt = ["a smaller tt_rank or tt_rows of the tables in TT form"]
     return PlanError(
         _KINDS[scarce],
         f"{cores} of {core.rows} × {core.columns} need {best.used[scarce]:,.0f} {scarce}; "
@@ -130,6 +148,7 @@ def _nothing_fits(candidates: Sequence[Pattern], budget: Budget) -> PlanError:
         f"({budget.limits[scarce] / max(budget.usable[scarce], 1):.0%} of "
         f"{budget.usable[scarce]:,.0f})",
         [
+            *smaller_tt,
             "plan.cores: smaller rows or columns, or fewer cores, or leave them to the planner",
             "a model with narrower layers: its weights and activations are kept on chip",
             "a device with more of it: `screc devices` lists them",

@@ -40,16 +40,25 @@ def make_plan(problem: Problem, solution: Solution) -> Plan:
     """
     params = solution.pattern.params
     onchip = solution.pattern.onchip or (0,) * len(problem.tables)
-    # hot rows are on chip even where the solver had moved them to SSD
-    resident = tuple(max(parts) for parts in zip(solution.dram_rows, onchip, strict=True))
+    tt = solution.pattern.tt or (None,) * len(problem.tables)
+    # hot rows are on chip, or in TT form, even where the solver had moved them to SSD
+    resident = tuple(
+        max(rows, solution.pattern.fast_rows(t)) for t, rows in enumerate(solution.dram_rows)
+    )
     device = DevicePlan(
         kind=problem.budget.kind,
-        cores=CoreCounts(memory=params.memory, compute=params.compute),
+        cores=CoreCounts(
+            memory=params.memory,
+            tt=params.memory * params.tt.lanes if params.tt else 0,
+            compute=params.compute,
+        ),
         shapes=CoreShapes(
             rows=params.core.rows,
             columns=params.core.columns,
             outstanding=params.gather.outstanding,
             onchip_beats=params.gather.onchip_beats,
+            tt_multipliers=params.memory * params.tt.multipliers if params.tt else 0,
+            prefixes=sum(part.pins for part in tt if part),
         ),
         staging_bytes=staging_bytes(problem, resident),
         utilisation={},
@@ -58,11 +67,16 @@ def make_plan(problem: Problem, solution: Solution) -> Plan:
                 table=table.shape.name,
                 # the hottest rank of each table goes to another core than that of the one before
                 ranges=table_ranges(
-                    table.shape.rows, rows, params.memory, index % params.memory, onchip=kept
+                    table.shape.rows,
+                    rows,
+                    params.memory,
+                    index % params.memory,
+                    onchip=kept,
+                    tt=part,
                 ),
             )
-            for index, (table, rows, kept) in enumerate(
-                zip(problem.tables, resident, onchip, strict=True)
+            for index, (table, rows, kept, part) in enumerate(
+                zip(problem.tables, resident, onchip, tt, strict=True)
             )
         ),
     )

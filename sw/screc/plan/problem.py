@@ -9,7 +9,9 @@ from functools import cached_property
 from screc.plan.budget import Budget
 from screc.plan.patterns import Pattern
 from screc.plan.rates import RateCurve
+from screc.plan.schema import TtPart
 from screc_hw.model import ModelShape, TableShape
+from screc_hw.params import TtLoad
 from screc_hw.protocol import BEAT_BYTES
 
 RECORD_BYTES = 8
@@ -26,13 +28,37 @@ mean n are 6·sqrt(n) <= n + 9; the rest of the slack is for uneven rings and a 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TableDemand:
-    """A table: its shape, rates, and where its rows may live."""
+    """A table: its shape, rates, and where its rows may live.
+
+    At most ``onchip_rows`` are on chip, where it is not None; with a ``tt_rank``, the ``tt_rows``
+    hottest ranks are in TT form where they are not on chip, and an edge of ``rates`` is there.
+    """
 
     shape: TableShape
     rates: RateCurve
     dram: bool = True
     ssd: bool = True
     onchip: bool = False
+    onchip_rows: int | None = None
+    tt_rank: int | None = None
+    tt_rows: int = 0
+
+    @property
+    def pinned_onchip(self) -> bool:
+        """Whether all its rows must be on chip."""
+        return self.onchip and not self.dram and self.tt_rank is None
+
+    @property
+    def most_onchip(self) -> int:
+        """Most rows that may be on chip."""
+        if not self.onchip:
+            return 0
+        return self.shape.rows if self.onchip_rows is None else self.onchip_rows
+
+    @property
+    def stored_rows(self) -> int:
+        """Rows that need room in DRAM or on SSD."""
+        return self.shape.rows - self.tt_rows
 
     @property
     def stride(self) -> int:
@@ -43,6 +69,23 @@ class TableDemand:
     def row_beats(self) -> int:
         """Beats of a row, in DRAM and in the staging ring."""
         return self.shape.row_beats(BEAT_BYTES)
+
+
+def tt_loads(tables: Sequence[TableDemand], parts: Sequence[TtPart | None]) -> list[TtLoad]:
+    """Rows per sample that are rebuilt of every table with a part in TT form."""
+    loads = []
+    for table, part in zip(tables, parts, strict=True):
+        if part is None:
+            continue
+        pinned = min(part.last, part.first + part.pins * part.shape.p[2])
+        first, hot, last = (
+            table.rates.tail(table.rates.rates, rank) for rank in (part.first, pinned, part.last)
+        )
+        rows = first - last
+        loads.append(
+            TtLoad(shape=part.shape, rows=rows, hit_rate=(first - hot) / rows if rows else 0.0)
+        )
+    return loads
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +108,7 @@ class Problem:
     @cached_property
     def bytes(self) -> int:
         """Bytes of all rows."""
-        return sum(table.shape.rows * table.stride for table in self.tables)
+        return sum(table.stored_rows * table.stride for table in self.tables)
 
     @cached_property
     def streamed_bytes(self) -> float:
@@ -77,15 +120,14 @@ class Problem:
     def dram_seconds(self, pattern: Pattern) -> float:
         """Seconds per sample that row reads and request streams keep the channels busy.
 
-        Every lookup but those of on-chip rows reads its row from DRAM, a staged one too. A memory
-        core uses one channel.
+        Every lookup but those of rows on chip or in TT form reads its row from DRAM, a staged one
+        too. A memory core uses one channel.
         """
         channels = min(self.budget.channels, pattern.params.memory)
         rows = 0.0
-        onchip = pattern.onchip or (0,) * len(self.tables)
-        for table, first in zip(self.tables, onchip, strict=True):
+        for number, table in enumerate(self.tables):
             size = table.row_beats * BEAT_BYTES
-            lookups = table.rates.tail(table.rates.rates, first)
+            lookups = table.rates.tail(table.rates.rates, pattern.fast_rows(number))
             rows += lookups * size / self.budget.random_rate(size)
         return (rows + self.streamed_bytes / self.budget.streamed_rate) / channels
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -60,6 +61,22 @@ class RateCurve:
         blocks = np.asarray(fit.blocks, np.int64)
         edges = np.concatenate([[0], np.cumsum(weights)]).astype(np.int64)[blocks]
         return cls(edges, np.asarray(fit.x)[blocks[:-1]])
+
+    def cut(self, rank: int) -> RateCurve:
+        """Return the same rates with an edge at ``rank``."""
+        edges = np.union1d(self.edges, [rank])
+        pieces = np.searchsorted(self.edges, edges[:-1], "right") - 1
+        return RateCurve(edges, self.rates[pieces])
+
+    def covering(self, share: float) -> int:
+        """Fewest hottest ranks that get ``share`` of the lookups; all where there are none."""
+        ends = np.cumsum(self.rates * self.widths)
+        wanted = share * ends[-1]
+        piece = int(np.searchsorted(ends, wanted))
+        if not self.lookups or piece == len(ends):
+            return self.rows
+        rest = (wanted - (ends[piece - 1] if piece else 0.0)) / self.rates[piece]
+        return min(int(self.edges[piece]) + math.ceil(rest), self.rows)
 
     @property
     def rows(self) -> int:

@@ -6,13 +6,15 @@ live; over a device's ranges each rank of ``[0, rows)`` occurs exactly once.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from screc.errors import ConfigError
+from screc_hw.tt.shape import TtShape
 
 Tier = Literal["onchip", "tt", "dram", "ssd"]
 
@@ -30,7 +32,7 @@ class CoreCounts(_Record):
     memory: int
     """Memory-centric cores, one AXI port each."""
     tt: int = 0
-    """Tensor-train lanes."""
+    """Tensor-train lanes, as many for every memory core."""
     compute: int = 1
     """Compute-centric cores."""
 
@@ -49,7 +51,9 @@ class CoreShapes(_Record):
     onchip_beats: int = 0
     """Beats of on-chip rows per memory core."""
     tt_multipliers: int = 0
+    """Multipliers of all tensor-train lanes."""
     prefixes: int = 0
+    """First products that every memory core's reconstructor keeps, of all tables together."""
 
 
 class Stripe(_Record):
@@ -57,6 +61,18 @@ class Stripe(_Record):
 
     of: int
     take: tuple[int, ...]
+
+
+class TtForm(_Record):
+    """TT cores of a range of ranks, which are its rows in order; see ``screc_hw.tt.shape``."""
+
+    p: tuple[int, int, int]
+    """Factors of the count of rows."""
+    q: tuple[int, int, int]
+    """Factors of the dimension."""
+    ranks: tuple[int, int]
+    pins: int = 0
+    """Prefixes, hottest first, whose first products are kept."""
 
 
 class Range(_Record):
@@ -69,6 +85,30 @@ class Range(_Record):
     """Absent: every rank of the range."""
     core: int | None = None
     """Memory core that the rows belong to; absent for rows on SSD, which any core may be sent."""
+    tt: TtForm | None = None
+    """For tier ``tt``: the cores of the whole of ``[first, last)``, whatever the stripe."""
+
+    @model_validator(mode="after")
+    def _has_cores(self) -> Range:
+        if (self.tier == "tt") != (self.tt is not None):
+            raise ValueError(f'tier "tt" has TT cores and no other has, not "{self.tier}"')
+        return self
+
+
+@dataclasses.dataclass(frozen=True)
+class TtPart:
+    """Ranks ``[first, last)`` of a table in TT form; the ``pins`` hottest prefixes are pinned."""
+
+    first: int
+    last: int
+    shape: TtShape
+    pins: int = 0
+
+    @property
+    def form(self) -> TtForm:
+        """What ``plan.json`` says of it."""
+        shape = self.shape
+        return TtForm(p=shape.p, q=shape.q, ranks=shape.ranks, pins=self.pins)
 
 
 class TablePlan(_Record):
@@ -83,29 +123,59 @@ class TablePlan(_Record):
         return max((r.last for r in self.ranges if r.tier == "onchip"), default=0)
 
     @property
+    def tt(self) -> TtPart | None:
+        """The ranks in TT form, if any.
+
+        Raises
+        ------
+        ConfigError
+            If their TT cores cannot be; names the table.
+        """
+        for r in self.ranges:
+            if r.tt is None:
+                continue
+            try:
+                shape = TtShape(rows=r.last - r.first, p=r.tt.p, q=r.tt.q, ranks=r.tt.ranks)
+            except ValueError as error:
+                raise ConfigError(f"TT cores of table {self.table!r}: {error}") from error
+            return TtPart(r.first, r.last, shape, r.tt.pins)
+        return None
+
+    @property
     def resident_rows(self) -> int:
-        """Count of the hottest ranks that stay on chip or in DRAM; those behind are on SSD."""
-        return max((r.last for r in self.ranges if r.tier in ("onchip", "dram")), default=0)
+        """Count of the hottest ranks that the device holds; those behind are on SSD."""
+        return max((r.last for r in self.ranges if r.tier != "ssd"), default=0)
 
 
 def table_ranges(
-    rows: int, resident: int, cores: int, shift: int, *, onchip: int = 0
+    rows: int,
+    resident: int,
+    cores: int,
+    shift: int,
+    *,
+    onchip: int = 0,
+    tt: TtPart | None = None,
 ) -> tuple[Range, ...]:
     """Ranges of a table whose ``resident`` hottest ranks are striped over memory cores.
 
-    Of those the ``onchip`` hottest ones are on chip and the others in DRAM. Core ``c`` takes the
-    ranks that are ``(c + shift) mod cores``; the ranks from ``resident`` on are on SSD.
+    Of those the ``onchip`` hottest ones are on chip, the next ones in TT form up to the last of
+    ``tt``, and the others in DRAM. Core ``c`` takes the ranks that are ``(c + shift) mod cores``;
+    the ranks from ``resident`` on are on SSD.
     """
     ranges = []
-    parts: tuple[tuple[Tier, int, int], ...] = (
-        ("onchip", 0, onchip),
-        ("dram", onchip, resident),
+    exact = onchip if tt is None else tt.last
+    parts: tuple[tuple[Tier, int, int, TtForm | None], ...] = (
+        ("onchip", 0, onchip, None),
+        ("tt", onchip, exact, tt.form if tt else None),
+        ("dram", exact, resident, None),
     )
-    for tier, first, last in parts:
+    for tier, first, last, form in parts:
         for core in range(cores if first < last else 0):
             take = (core + shift - first) % cores
             stripe = Stripe(of=cores, take=(take,)) if cores > 1 else None
-            ranges.append(Range(tier=tier, first=first, last=last, stripe=stripe, core=core))
+            ranges.append(
+                Range(tier=tier, first=first, last=last, stripe=stripe, core=core, tt=form)
+            )
     if resident < rows:
         ranges.append(Range(tier="ssd", first=resident, last=rows))
     return tuple(ranges)

@@ -18,14 +18,12 @@ from screc.plan.problem import Problem, TableDemand
 from screc.plan.rates import RateCurve
 from screc.plan.schema import Plan
 from screc.plan.solve import solve
+from screc.plan.tt import COVERAGE, TtWish, with_tt
 from screc.stats import TableStats, read_stats
 from screc_hw.model import ModelShape, TableShape
 
-TIERS = ("onchip", "dram", "ssd")
-"""Tiers that are built so far."""
-
 DEFAULT_TIERS = ("dram", "ssd")
-"""Tiers of a table that names none; on-chip rows only where they are asked for, so far."""
+"""Tiers of a table that names none; on chip and in TT form only where asked for, so far."""
 
 
 def write_plan(ctx: Context) -> None:
@@ -66,7 +64,7 @@ def make_problem(config: Config, shape: ModelShape, stats: Sequence[TableStats])
     PlanError
         If no pattern of cores fits the device.
     """
-    _check_supported(config)
+    _check_supported(config, shape)
     plan, pins = config.plan, config.plan.cores
     budget = Budget(resolve_device(config.device[0]))
     measured = measured_shape(shape, stats)
@@ -74,6 +72,7 @@ def make_problem(config: Config, shape: ModelShape, stats: Sequence[TableStats])
         make_demand(table, table_stats, _wish(config, table.name))
         for table, table_stats in zip(measured.tables, stats, strict=True)
     ]
+    wish = TtWish.of(pins.tt_lanes, pins.prefixes)
     patterns = enumerate_patterns(
         measured,
         budget,
@@ -85,10 +84,14 @@ def make_problem(config: Config, shape: ModelShape, stats: Sequence[TableStats])
             columns=pins.columns,
         ),
     )
+    # room for TT cores is set aside before rows on chip take what is left; how many those are then
+    # says which ranks the TT cores are for
+    patterns = with_tt(measured, tables, patterns, budget, plan.batch, wish)
+    patterns = with_onchip(measured, tables, patterns, budget, plan.batch)
     return Problem(
         shape=measured,
         tables=tables,
-        patterns=with_onchip(measured, tables, patterns, budget, plan.batch),
+        patterns=with_tt(measured, tables, patterns, budget, plan.batch, wish),
         budget=budget,
         batch=plan.batch,
         max_seconds=None if plan.rate is None else 1 / plan.rate,
@@ -119,20 +122,31 @@ def make_demand(table: TableShape, stats: TableStats, wish: PlanTable | None) ->
     tiers: Sequence[str] = DEFAULT_TIERS
     if wish is not None:
         tiers = (wish.pin,) if wish.pin else wish.tiers or DEFAULT_TIERS
-    return TableDemand(
+    rates = RateCurve.from_counts(counts, samples, table.rows, unseen)
+    demand = TableDemand(
         shape=table,
-        rates=RateCurve.from_counts(counts, samples, table.rows, unseen),
+        rates=rates,
         dram="dram" in tiers,
         ssd="ssd" in tiers,
         onchip="onchip" in tiers,
+        onchip_rows=wish.onchip_rows if wish else None,
     )
+    if wish is None or "tt" not in tiers:
+        return demand
+    if not (demand.dram or demand.ssd):
+        rows = table.rows
+    elif wish.tt_rows is not None:
+        rows = wish.tt_rows
+    else:
+        rows = rates.covering(COVERAGE)
+    return dataclasses.replace(demand, rates=rates.cut(rows), tt_rank=wish.tt_rank, tt_rows=rows)
 
 
 def _wish(config: Config, name: str) -> PlanTable | None:
     return next((wish for wish in config.plan.table if wish.name == name), None)
 
 
-def _check_supported(config: Config) -> None:
+def _check_supported(config: Config, shape: ModelShape) -> None:
     """Refuse what the configuration holds but this planner cannot do yet."""
     plan = config.plan
     if len(config.device) > 1 or config.device[0].count > 1:
@@ -149,33 +163,55 @@ def _check_supported(config: Config) -> None:
             f"not {plan.cores.memory}",
             field="plan.cores.memory",
         )
+    tables = {table.name: table for table in shape.tables}
     for i, wish in enumerate(plan.table):
-        _check_wish(
-            wish, f"plan.table.{i}", has_ssd=Budget(resolve_device(config.device[0])).has_ssd
+        field = f"plan.table.{i}"
+        _check_wish(wish, field, has_ssd=Budget(resolve_device(config.device[0])).has_ssd)
+        _check_rows(wish, tables[wish.name], field)
+
+
+def _check_rows(wish: PlanTable, table: TableShape, field: str) -> None:
+    """Refuse what ``onchip_rows``, ``tt_rank`` and ``tt_rows`` cannot be together."""
+
+    def wrong(key: str, reason: str) -> ConfigError:
+        return ConfigError(f"table {wish.name!r}: {reason}", field=f"{field}.{key}")
+
+    tiers = (wish.pin,) if wish.pin else wish.tiers or ()
+    for key, tier in (("onchip_rows", "onchip"), ("tt_rank", "tt"), ("tt_rows", "tt")):
+        if getattr(wish, key) is not None and tier not in tiers:
+            raise wrong(key, f'is for tables with "{tier}" among their tiers')
+    for key in ("onchip_rows", "tt_rows"):
+        count = getattr(wish, key)
+        if count is not None and count > table.rows:
+            raise wrong(key, f"must be at most its {table.rows} rows, not {count}")
+    if wish.onchip_rows is not None and not {"tt", "dram"} & set(tiers):
+        raise wrong("onchip_rows", 'the other rows need "tt" or "dram" among its tiers')
+    if "tt" not in tiers:
+        return
+    if wish.tt_rank is None:
+        raise wrong("tt_rank", 'is missing: the rank of its TT cores, such as 16, for "tt"')
+    if table.rowwise:
+        raise wrong(
+            "tt_rank", f'rows in TT form need format "int8" or "int4", not "{table.format}"'
         )
+    if wish.tt_rows is not None and not {"dram", "ssd"} & set(tiers):
+        raise wrong("tt_rows", 'the rows behind them need "dram" or "ssd" among its tiers')
 
 
 def _check_wish(wish: PlanTable, field: str, *, has_ssd: bool) -> None:
-    for key in ("tt_rank", "replicate"):
-        if getattr(wish, key):
-            raise ConfigError(
-                f"table {wish.name!r}: not built yet; leave it out", field=f"{field}.{key}"
-            )
+    if wish.replicate:
+        raise ConfigError(
+            f"table {wish.name!r}: not built yet; leave it out", field=f"{field}.replicate"
+        )
     named = {"pin": (wish.pin,) if wish.pin else (), "tiers": wish.tiers or ()}
     for key, tiers in named.items():
-        wrong = [tier for tier in tiers if tier not in TIERS]
-        if wrong:
-            raise ConfigError(
-                f'table {wish.name!r}: must be "onchip", "dram" or "ssd" so far, not "{wrong[0]}"',
-                field=f"{field}.{key}",
-            )
         if set(tiers) == {"onchip", "ssd"}:
             raise ConfigError(
                 f'table {wish.name!r}: its hottest rows alone fit on chip; "onchip" and "ssd" need '
                 '"dram" too',
                 field=f"{field}.{key}",
             )
-        if tiers and set(tiers) == {"ssd"} and not has_ssd:
+        if set(tiers) - {"onchip", "tt"} == {"ssd"} and not has_ssd:
             raise ConfigError(
                 f"table {wish.name!r}: the device has no SSD to use; a SmartSSD needs "
                 "device.0.ssd_kiops, as measured",

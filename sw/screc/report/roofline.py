@@ -26,8 +26,10 @@ def roofline(
     -------
     dict
         ``memory ports``: rows in whole beats and lookup records ÷ ports. ``pools``: slices of rows
-        ÷ pools. ``host reads``, ``host writes``: beats of requests and results. ``array``: MACs of
-        the layers ÷ the arrays' multipliers. ``interaction``: MACs of the pairs ÷ its multipliers.
+        ÷ pools. ``tt``, where rows are rebuilt: MACs of their second products, as the first may be
+        shared, ÷ the reconstructors' multipliers. ``host reads``, ``host writes``: beats of
+        requests and results. ``array``: MACs of the layers ÷ the arrays' multipliers.
+        ``interaction``: MACs of the pairs ÷ its multipliers.
     """
     samples = simulation["samples"]
     beat = params.gather.beat_bytes
@@ -35,7 +37,11 @@ def roofline(
     layers = (*shape.bottom_layers, *shape.top_layers)
     pair_macs = shape.pairs * shape.vector_dims[0] if shape.pairs else 0
     port_beats = simulation["row_beats"] + simulation["section_bytes"] / beat
+    tt = {}
+    if params.tt is not None:
+        tt["tt"] = simulation["tt_macs"] / (params.tt.multipliers * params.memory) / samples
     return {
+        **tt,
         "memory ports": port_beats / params.memory / samples,
         "pools": simulation["row_slices"] / params.memory / samples,
         "host reads": simulation["queue_bytes"] / BEAT_BYTES / samples,

@@ -75,6 +75,8 @@ def summarise(
         "clock_mhz": device.clock_mhz,
         "samples_per_s": rate,
         "lookups": simulation["lookups"],
+        "tt_lookups": simulation["tt_lookups"],
+        "tt_hit_rate": simulation["tt_hits"] / max(simulation["tt_lookups"], 1),
         "staged_rows": simulation["staged_rows"],
         "staged_lookups": simulation["staged_lookups"],
         "host_lookups_per_s": had,

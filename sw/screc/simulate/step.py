@@ -8,20 +8,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from screc import files
-from screc.compile.requests import RequestEncoder
+from screc.compile.layout import Layout
+from screc.compile.requests import EncodedBlock, RequestEncoder, read_remaps
 from screc.errors import CheckError, ConfigError, ToolchainError
 from screc.flow import Context
 from screc.logs import open_log
 from screc.simulate.verdict import Verdict, check
 from screc.simulate.workload import Workload, build_workload
 from screc.weights import Weights, load_weights
-from screc_hw.params import DeviceParams
+from screc_hw.params import DeviceParams, TtLoad
 from screc_sim import runner, vectors
 from screc_sim.golden import float_twin
 from screc_sim.golden import model as golden_model
@@ -92,7 +94,7 @@ def run(ctx: Context) -> None:
             folder, images, params, encoder, batch, ctx.config.plan.batch, timing=timing
         )
         golden = _golden(model, batch)
-        predicted = _predict(ctx, params, workload, timing)
+        predicted = _predict(ctx, params, workload, encoder.layout, timing)
         sources = sorted((ctx.out / "rtl").glob("*.sv"))
         outcome, build = run_job(
             ctx, folder, sources, design["name"], predicted["total"] + workload.load_cycles
@@ -113,7 +115,7 @@ def run(ctx: Context) -> None:
         **_cycles(workload, outcome, verdict),
         "memory_latency": timing.latency,
         "predicted": predicted,
-        **_lookups(ctx, params, workload, batch),
+        **_lookups(ctx, params, workload, encoder.layout, batch),
         "accuracy": _accuracy(ctx, weights, model, golden, batch),
         "counters": outcome["counters"],
         "beats": outcome["beats"],
@@ -136,7 +138,8 @@ def _golden(model: QuantModel, batch: SampleBatch) -> GoldenResult:
 def _load_model(ctx: Context, weights: Weights) -> QuantModel:
     path = ctx.out / "images" / "quant.npz"
     try:
-        return QuantModel.load(path, ctx.shape, weights.tables)
+        orders = read_remaps(ctx.out / "images", ctx.shape)
+        return QuantModel.load(path, ctx.shape, weights.tables, orders)
     except ValueError as error:  # it names the file
         raise ConfigError(f"{error}; `screc compile --force` makes it anew") from error
 
@@ -148,7 +151,7 @@ def _samples(ctx: Context) -> SampleBatch:
 
 
 def _predict(
-    ctx: Context, params: DeviceParams, workload: Workload, timing: Timing
+    ctx: Context, params: DeviceParams, workload: Workload, layout: Layout, timing: Timing
 ) -> dict[str, Any]:
     """Predict the cycles of all starts; blocks of one start follow each other without a gap."""
     rows = params.core.rows
@@ -157,12 +160,32 @@ def _predict(
         blocks = workload.blocks[first : first + count]
         padded = sum(-(-block.samples // rows) * rows for block in blocks)
         lookups = sum(block.lookups for block in blocks) / padded
-        one = params.predict(ctx.shape, padded, lookups=lookups, latency=timing.latency)
+        one = params.predict(
+            ctx.shape,
+            padded,
+            lookups=lookups,
+            latency=timing.latency,
+            tt=_tt_loads(blocks, layout, padded),
+        )
         total += one.total
         for name, cycles in one.parts.items():
             parts[name] = parts.get(name, 0.0) + cycles
         first += count
     return {"total": total, "parts": parts, "bottleneck": max(parts, key=lambda n: parts[n])}
+
+
+def _tt_loads(blocks: Sequence[EncodedBlock], layout: Layout, samples: int) -> list[TtLoad]:
+    """Rows that ``blocks`` of ``samples`` in all have rebuilt, by table."""
+    loads = []
+    for i, place in enumerate(layout.tables):
+        if place.tt is None:
+            continue
+        rows = sum(block.tt_lookups[i] for block in blocks)
+        hits = sum(block.tt_hits[i] for block in blocks)
+        loads.append(
+            TtLoad(shape=place.tt.shape, rows=rows / samples, hit_rate=hits / max(rows, 1))
+        )
+    return loads
 
 
 def _cycles(workload: Workload, outcome: dict[str, Any], verdict: Verdict) -> dict[str, Any]:
@@ -178,7 +201,7 @@ def _cycles(workload: Workload, outcome: dict[str, Any], verdict: Verdict) -> di
 
 
 def _lookups(
-    ctx: Context, params: DeviceParams, workload: Workload, batch: SampleBatch
+    ctx: Context, params: DeviceParams, workload: Workload, layout: Layout, batch: SampleBatch
 ) -> dict[str, Any]:
     """Count what was looked up and transferred, and how fast it was encoded."""
     blocks = workload.blocks
@@ -186,11 +209,19 @@ def _lookups(
     counts = [len(bags.ids) for bags in batch.bags]
     lookups = sum(block.lookups for block in blocks)
     seconds = sum(block.seconds for block in blocks)
+    rebuilt = [sum(column) for column in zip(*(block.tt_lookups for block in blocks), strict=True)]
     return {
         "lookups": lookups,
         "row_beats": sum(block.row_beats for block in blocks),
         "row_slices": sum(
             n * t.dim // params.gather.lanes for n, t in zip(counts, tables, strict=True)
+        ),
+        "tt_lookups": sum(rebuilt),
+        "tt_hits": sum(sum(block.tt_hits) for block in blocks),
+        "tt_macs": sum(
+            rows * place.tt.shape.row_macs
+            for rows, place in zip(rebuilt, layout.tables, strict=True)
+            if place.tt is not None
         ),
         "staged_lookups": sum(block.staged_lookups for block in blocks),
         "staged_rows": sum(block.staged_rows for block in blocks),

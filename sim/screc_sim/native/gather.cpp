@@ -1,49 +1,18 @@
 // Runs a gather engine: lookups from a file, an AXI4 memory that checks every read, partials to a
-// file. ports.h, written by the driver, names the model's class and its ports.
-//
-// A cycle: with the clock low the inputs of the cycle are set and everything settles; outputs are
-// sampled, transfers are decided; the rising edge. Inputs depend on what was sampled in cycles
-// before, never on outputs of the same cycle.
+// file.
 #include <algorithm>
-#include <cinttypes>
-#include <cstdio>
-#include <cstring>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "job.h"
+#include "bench.h"
 #include "memory_port.h"
-#include "ports.h"
 
 namespace {
 
 constexpr uint64_t BOUNDARY = 4096;  // AMBA AXI4 specification, A3.4.1
-constexpr uint64_t SETTLE_CYCLES = 100;  // after the end: nothing more may come
-constexpr uint64_t RESET_CYCLES = 4;
 constexpr uint64_t ADMIT_AHEAD = 0x4000;  // sub-batches admitted beyond the one being offered
-
-template <class T> void set(T& port, uint64_t value) { port = static_cast<T>(value); }
-
-template <class T> void put(T& port, const uint32_t* words) {
-    if constexpr (std::is_integral_v<T>) {
-        uint64_t value = words[0];
-        if constexpr (sizeof(T) > 4) value |= static_cast<uint64_t>(words[1]) << 32;
-        port = static_cast<T>(value);
-    } else {
-        std::memcpy(&port, words, sizeof(T));
-    }
-}
-
-template <class T> void get(const T& port, uint32_t* words) {
-    if constexpr (std::is_integral_v<T>) {
-        words[0] = static_cast<uint32_t>(port);
-        if constexpr (sizeof(T) > 4) words[1] = static_cast<uint32_t>(port >> 32);
-    } else {
-        std::memcpy(words, &port, sizeof(T));
-    }
-}
 
 // The bytes of a file, repeated over the whole address space.
 class Image {
@@ -65,28 +34,19 @@ private:
     uint64_t size_ = 0;
 };
 
-struct Checks {
-    uint64_t violations = 0;
-    std::string first;
-    void fail(uint64_t cycle, const std::string& what) {
-        if (violations++ == 0) first = "cycle " + std::to_string(cycle) + ": " + what;
-    }
-};
-
 std::string hex(uint64_t value) {
     char text[20];
     std::snprintf(text, sizeof text, "0x%" PRIx64, value);
     return text;
 }
 
-class Harness {
+class Gather : Bench {
 public:
-    explicit Harness(const Job& job)
-        : job_(job), image_(job.text("image")), lookups_(read_file<uint32_t>(job.text("lookups"))),
-          config_(read_file<uint32_t>(job.text("config"))),
+    explicit Gather(const Job& job)
+        : Bench(job), image_(job.text("image")),
+          lookups_(read_file<uint32_t>(job.text("lookups"))),
           regions_(read_file<uint64_t>(job.text("regions"))), base_(job.number("base")),
-          error_beat_(job.number("error_beat")),
-          random_(job.number("seed")) {
+          error_beat_(job.number("error_beat")), partials_("partials", job.text("partials")) {
         const unsigned ids = 1u << ID_BITS;
         if (job.text("memory") == "ddr4") {
             Ddr4Memory::Path path{job.number("cycle_ps"), job.number("ddr4.request_ps"),
@@ -97,13 +57,10 @@ public:
                                                     job.number("latency_high"),
                                                     job.number("seed") + 1);
         }
-        partials_ = std::fopen(job.text("partials").c_str(), "wb");
-        if (!partials_) throw std::runtime_error("cannot write " + job.text("partials"));
-        std::setvbuf(partials_, nullptr, _IOFBF, 1 << 20);
     }
-    ~Harness() { std::fclose(partials_); }
 
     void run() {
+        set(model_.PORT_base, base_);
         reset();
         load();
         gather();
@@ -117,46 +74,14 @@ public:
             ", \"partials\": %" PRIu64 ", \"cycles_run\": %" PRIu64 ", \"range_errors\": %" PRIu64
             ", \"beats_counted\": %" PRIu64 ", \"error_beats\": %" PRIu64
             ", \"violations\": %" PRIu64 ", \"violation\": \"%s\"}\n",
-            finished_ ? "true" : "false", taken_, first_lookup_, last_partial_, first_beat_,
-            last_beat_, row_beats_, bursts_, most_beats_, partial_count_, cycle_,
+            finished_ ? "true" : "false", taken_, first_lookup_, partials_.last_cycle(), first_beat_,
+            last_beat_, row_beats_, bursts_, most_beats_, partials_.count(), cycle_,
             static_cast<uint64_t>(model_.PORT_range_errors),
             static_cast<uint64_t>(model_.PORT_beats), error_beats_, checks_.violations,
             checks_.first.c_str());
     }
 
 private:
-    void edge() {
-        model_.PORT_clk = 1;
-        model_.eval();
-        model_.PORT_clk = 0;
-        ++cycle_;
-    }
-
-    void reset() {
-        model_.PORT_clk = 0;
-        set(model_.PORT_base, base_);
-        model_.PORT_rst = 1;
-        for (uint64_t i = 0; i < RESET_CYCLES; ++i) {
-            model_.eval();
-            edge();
-        }
-        model_.PORT_rst = 0;
-    }
-
-    void load() {
-        for (size_t i = 0; i < config_.size(); i += CONFIG_WORDS) {
-            put(model_.PORT_config_payload, &config_[i]);
-            model_.PORT_config_valid = 1;
-            model_.eval();
-            edge();
-        }
-        model_.PORT_config_valid = 0;
-        for (int i = 0; i < 4; ++i) {
-            model_.eval();
-            edge();
-        }
-    }
-
     void gather() {
         const size_t count = lookups_.size() / LOOKUP_WORDS;
         const double lookup_gap = job_.real("lookup_gap"), partial_stall = job_.real("partial_stall");
@@ -188,7 +113,8 @@ private:
                 last_beat_ = cycle_;
                 moved = true;
             }
-            moved |= take_partial();
+            moved |= partials_.take(model_.PORT_partials_valid, model_.PORT_partials_ready,
+                                    model_.PORT_partials_payload, cycle_, checks_);
             const bool quiet = taken_ == count && model_.PORT_idle && memory_->empty() &&
                                !beat_offered_ && !model_.PORT_axi_arvalid;
             if (model_.PORT_error) ++error_beats_;
@@ -259,28 +185,6 @@ private:
         return true;
     }
 
-    bool take_partial() {
-        if (!model_.PORT_partials_valid) {
-            if (partial_held_) checks_.fail(cycle_, "partials.valid was withdrawn");
-            partial_held_ = false;
-            return false;
-        }
-        if (model_.PORT_partials_ready || !partial_held_) {
-            uint32_t words[PARTIAL_WORDS] = {};
-            get(model_.PORT_partials_payload, words);
-            if (partial_held_ && std::memcmp(words, last_, sizeof words) != 0)
-                checks_.fail(cycle_, "a partial changed before it was taken");
-            std::memcpy(last_, words, sizeof words);
-        }
-        partial_held_ = !model_.PORT_partials_ready;
-        if (partial_held_) return false;
-        if (std::fwrite(last_, sizeof last_, 1, partials_) != 1)
-            throw std::runtime_error("cannot write the partials");
-        ++partial_count_;
-        last_partial_ = cycle_;
-        return true;
-    }
-
     struct Request {
         uint64_t address, length, id, size, burst;
         bool operator!=(const Request& other) const {
@@ -289,38 +193,20 @@ private:
         }
     };
 
-    const Job& job_;
     const Image image_;
-    const std::vector<uint32_t> lookups_, config_;
+    const std::vector<uint32_t> lookups_;
     const std::vector<uint64_t> regions_;
     const uint64_t base_, error_beat_;
-    Random random_;
-    Model model_;
+    Sink<PARTIAL_WORDS> partials_;
     std::unique_ptr<Memory> memory_;
-    std::FILE* partials_ = nullptr;
-    Checks checks_;
     Request held_{};
     size_t taken_ = 0;
-    bool offered_ = false, beat_offered_ = false, holding_ = false, partial_held_ = false;
-    bool finished_ = false;
-    uint32_t last_[PARTIAL_WORDS] = {};
-    uint64_t cycle_ = 0, first_lookup_ = 0, last_partial_ = 0, first_beat_ = 0, last_beat_ = 0;
-    uint64_t row_beats_ = 0, bursts_ = 0, owed_ = 0, most_beats_ = 0, partial_count_ = 0;
+    bool offered_ = false, beat_offered_ = false, holding_ = false, finished_ = false;
+    uint64_t first_lookup_ = 0, first_beat_ = 0, last_beat_ = 0;
+    uint64_t row_beats_ = 0, bursts_ = 0, owed_ = 0, most_beats_ = 0;
     uint64_t beats_offered_ = 0, error_beats_ = 0;
 };
 
 }  // namespace
 
-int main(int argc, char** argv) {
-    try {
-        if (argc != 2) throw std::runtime_error("usage: harness JOB");
-        const Job job(argv[1]);
-        Harness harness(job);
-        harness.run();
-        harness.report();
-    } catch (const std::exception& error) {
-        std::fprintf(stderr, "%s\n", error.what());
-        return 1;
-    }
-    return 0;
-}
+int main(int argc, char** argv) { return bench_main<Gather>(argc, argv); }

@@ -1,0 +1,1 @@
+"""Training with tensor-train tables; needs PyTorch, the extra ``screc[train]``."""
