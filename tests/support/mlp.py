@@ -359,10 +359,9 @@ class Bench:
                 ctx.set(self.dut.words.valid, 0)
             else:
                 await ctx.tick()
-            ctx.set(self.dut.complete, 0)
             if finished in open_words and not open_words[finished]:
                 del open_words[finished]
                 finished += 1
                 ctx.set(self.dut.complete, 1)
-        await ctx.tick()
-        ctx.set(self.dut.complete, 0)
+                await ctx.tick()
+                ctx.set(self.dut.complete, 0)

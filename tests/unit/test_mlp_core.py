@@ -127,7 +127,7 @@ def test_an_unloaded_core_does_nothing():
     seen = []
 
     async def watch(ctx):
-        await driver(core.dense, [1] * 10)(ctx)
+        await driver(core.dense, [1] * 2)(ctx)
         for _ in range(60):
             _, _, valid, release, idle = await ctx.tick().sample(
                 core.results.valid, core.release, core.idle
