@@ -113,7 +113,7 @@ class Position(wiring.Component):
         depth = bank_depth(words)
         low = (depth - 1).bit_length()
         count = -(-words // depth)
-        style = "ultra" if words >= URAM_DEPTH else "block"
+        style = "ultra" if depth >= URAM_DEPTH else "block"
         read: Any = Signal(data.ArrayLayout(width, count), name=f"{name}_read", reset_less=True)
         for bank in range(count):
             made: Any = memory.Memory(shape=width, depth=depth, init=[], attrs={"ram_style": style})
