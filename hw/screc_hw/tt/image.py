@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from screc_hw.numerics import INT8_MAX, MULTIPLIER_BITS, SHIFT1_MAX, SHIFT_MAX, SHIFT_MIN
 from screc_hw.protocol import TT_TABLE_FIELDS, TT_TABLE_WORDS, LoadTarget, pack
 from screc_hw.tt.params import COLUMNS, DIGIT_BITS, PREFIX_BITS, TtParams
 from screc_hw.tt.shape import CHUNK, GROUPS, TtShape
@@ -54,8 +55,15 @@ class TtTable:
                 raise ValueError(
                     f"core {number} must be int8 {shape}, not {core.dtype} {core.shape}"
                 )
-        if not 0 <= self.shift1 <= 7:
-            raise ValueError(f"shift1 must lie in 0..7, not {self.shift1}")
+            if int(core.min()) < -INT8_MAX:
+                raise ValueError(f"core {number} must lie in ±{INT8_MAX}, not {core.min()}")
+        for name, low, high in (
+            ("shift1", 0, SHIFT1_MAX),
+            ("m", 1 << (MULTIPLIER_BITS - 1), (1 << MULTIPLIER_BITS) - 1),
+            ("s", SHIFT_MIN, SHIFT_MAX),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} must lie in {low}..{high}, not {getattr(self, name)}")
         if not 0 <= self.pins <= self.shape.prefixes:
             raise ValueError(f"pins must lie in 0..{self.shape.prefixes}, not {self.pins}")
 

@@ -10,15 +10,17 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from screc_hw.numerics import ACC_BITS, INT8_MAX, MULTIPLIER_BITS, SHIFT_MAX, SHIFT_MIN
+from screc_hw.numerics import (
+    ACC_BITS,
+    INT8_MAX,
+    MIDDLE_MAX,
+    MULTIPLIER_BITS,
+    SHIFT1_MAX,
+    SHIFT_MAX,
+    SHIFT_MIN,
+)
 from screc_hw.tt.shape import TtShape
 from screc_sim.golden.ops import check_width, requantise
-
-MIDDLE_MAX = (1 << 15) - 1
-"""Largest magnitude of a first product after its rounding."""
-
-SHIFT1_MAX = 7
-"""Largest rounding shift of the first product."""
 
 FRACTION_MAX = 8
 """Most bits of a component below the table's row grid."""
