@@ -285,7 +285,11 @@ CRITEO = "criteo_first8000_shuffled.tsv.gz"
 @pytest.mark.data
 @pytest.mark.parametrize(
     "overrides",
-    [(), ("device.0.dram_gib=0.1",), ("simulate.simulator=icarus", "simulate.samples=16")],
+    [
+        (),
+        ("device.0.dram_gib=0.1",),
+        pytest.param(("simulate.simulator=icarus", "simulate.samples=16"), marks=pytest.mark.slow),
+    ],
     ids=["verilator", "ssd", "icarus"],
 )
 def test_criteo_is_bit_exact(tmp_path, overrides):
@@ -302,7 +306,10 @@ def test_criteo_is_bit_exact(tmp_path, overrides):
 @pytest.mark.data
 @pytest.mark.parametrize(
     "overrides",
-    [(), ("simulate.simulator=icarus", "simulate.samples=16")],
+    [
+        (),
+        pytest.param(("simulate.simulator=icarus", "simulate.samples=16"), marks=pytest.mark.slow),
+    ],
     ids=["verilator", "icarus"],
 )
 def test_gowalla_is_bit_exact(tmp_path, overrides):
@@ -314,7 +321,10 @@ def test_gowalla_is_bit_exact(tmp_path, overrides):
 @pytest.mark.data
 @pytest.mark.parametrize(
     "overrides",
-    [(), ("simulate.simulator=icarus", "simulate.samples=16")],
+    [
+        (),
+        pytest.param(("simulate.simulator=icarus", "simulate.samples=16"), marks=pytest.mark.slow),
+    ],
     ids=["verilator", "icarus"],
 )
 def test_movielens_is_bit_exact(tmp_path, overrides):
