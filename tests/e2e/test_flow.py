@@ -279,6 +279,7 @@ def check_real(summary, samples):
 
 
 CRITEO = "criteo_first8000_shuffled.tsv.gz"
+ICARUS = pytest.param(("simulate.simulator=icarus", "simulate.samples=16"), marks=pytest.mark.slow)
 
 
 @pytest.mark.cosim
@@ -288,7 +289,7 @@ CRITEO = "criteo_first8000_shuffled.tsv.gz"
     [
         (),
         ("device.0.dram_gib=0.1",),
-        pytest.param(("simulate.simulator=icarus", "simulate.samples=16"), marks=pytest.mark.slow),
+        ICARUS,
     ],
     ids=["verilator", "ssd", "icarus"],
 )
@@ -308,7 +309,7 @@ def test_criteo_is_bit_exact(tmp_path, overrides):
     "overrides",
     [
         (),
-        pytest.param(("simulate.simulator=icarus", "simulate.samples=16"), marks=pytest.mark.slow),
+        ICARUS,
     ],
     ids=["verilator", "icarus"],
 )
@@ -323,7 +324,7 @@ def test_gowalla_is_bit_exact(tmp_path, overrides):
     "overrides",
     [
         (),
-        pytest.param(("simulate.simulator=icarus", "simulate.samples=16"), marks=pytest.mark.slow),
+        ICARUS,
     ],
     ids=["verilator", "icarus"],
 )
