@@ -167,7 +167,7 @@ def test_wrong_tables_are_refused() -> None:
         table(KAGGLE, m=1)
     with pytest.raises(ValueError, match=re.escape("s must lie in 1..47, not 0")):
         table(KAGGLE, s=0)
-    with pytest.raises(ValueError, match=re.escape("core 3 must lie in ±127, not -128")):
+    with pytest.raises(ValueError, match=re.escape("core 3 must be in -127..127, not -128")):
         TtTable(KAGGLE, (cores[0], cores[1], cores[2] - np.int8(127) - np.int8(1)), 0, 1 << 15, 15)
     with pytest.raises(ValueError, match=re.escape("pins must lie in 0..44000, not 44001")):
         table(KAGGLE, pins=44_001)

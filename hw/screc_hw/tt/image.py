@@ -8,13 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from screc_hw.numerics import INT8_MAX, MULTIPLIER_BITS, SHIFT1_MAX, SHIFT_MAX, SHIFT_MIN
 from screc_hw.protocol import TT_TABLE_FIELDS, TT_TABLE_WORDS, LoadTarget, pack
+from screc_hw.tt.codes import Int8Cores, check_codes
 from screc_hw.tt.params import COLUMNS, DIGIT_BITS, PREFIX_BITS, TtParams
 from screc_hw.tt.shape import CHUNK, GROUPS, TtShape
 
 Words = NDArray[np.uint64]
-Cores = tuple[NDArray[np.int8], NDArray[np.int8], NDArray[np.int8]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,29 +40,14 @@ class TtTable:
     """
 
     shape: TtShape
-    cores: Cores
+    cores: Int8Cores
     shift1: int
     m: int
     s: int
     pins: int = 0
 
     def __post_init__(self) -> None:
-        for number, (core, shape) in enumerate(
-            zip(self.cores, self.shape.core_shapes, strict=True), 1
-        ):
-            if core.shape != shape or core.dtype != np.int8:
-                raise ValueError(
-                    f"core {number} must be int8 {shape}, not {core.dtype} {core.shape}"
-                )
-            if int(core.min()) < -INT8_MAX:
-                raise ValueError(f"core {number} must lie in ±{INT8_MAX}, not {core.min()}")
-        for name, low, high in (
-            ("shift1", 0, SHIFT1_MAX),
-            ("m", 1 << (MULTIPLIER_BITS - 1), (1 << MULTIPLIER_BITS) - 1),
-            ("s", SHIFT_MIN, SHIFT_MAX),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} must lie in {low}..{high}, not {getattr(self, name)}")
+        check_codes(self.shape, self.cores, shift1=self.shift1, m=self.m, s=self.s)
         if not 0 <= self.pins <= self.shape.prefixes:
             raise ValueError(f"pins must lie in 0..{self.shape.prefixes}, not {self.pins}")
 
