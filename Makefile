@@ -23,7 +23,7 @@ test: setup      ## the tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow" tests
 
 soak: setup      ## the long-running tests
-	$(BIN)/python -m pytest -n $(JOBS) -m slow tests
+	$(BIN)/python -m pytest -n $(JOBS) -x -m slow tests
 
 train: setup     ## the tests that need PyTorch, after `make setup EXTRAS=train`
 	$(BIN)/python -m pytest -m train tests

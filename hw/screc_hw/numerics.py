@@ -36,6 +36,15 @@ SIGMOID_ENTRIES = (1 << (LOGIT_CODE_BITS - 1 - SIGMOID_STEP_LOG2)) + 1
 PROBABILITY_BITS = 16
 """Probability as UQ0.16, saturating at 65535."""
 
+MIDDLE_BITS = 16
+"""Signed width of a TT row's first product after its rounding."""
+
+MIDDLE_MAX = (1 << (MIDDLE_BITS - 1)) - 1
+"""Its largest magnitude."""
+
+SHIFT1_MAX = 7
+"""Largest rounding shift of a TT row's first product."""
+
 MAX_BAG = 65535
 """Longest bag of a request."""
 

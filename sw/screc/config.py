@@ -163,6 +163,14 @@ class AnalyzeConfig(Record):
     tt_samples: int = Field(default=16384, ge=1)
     """Samples of the hold-out part that the AUC is measured on, at most."""
 
+    @model_validator(mode="after")
+    def _check_ranks(self) -> AnalyzeConfig:
+        if self.tt_tables and not self.tt_ranks:
+            raise ValueError(
+                "tt_tables names tables to try, but tt_ranks has no rank to try them at"
+            )
+        return self
+
 
 class PlanTable(Record):
     """``[[plan.table]]``: wishes for one table."""

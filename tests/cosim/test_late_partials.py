@@ -27,7 +27,8 @@ HEADER_BEATS = 2
 """A RUN block's header and section table."""
 
 
-@pytest.mark.parametrize("memory", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", [1, 2])
 def test_partials_of_a_failed_block_do_not_meet_the_next_start(tmp_path, memory):
     case = compile_case(tmp_path, DOT, rows=8, columns=8, memory=memory, outstanding=16)
 

@@ -9,7 +9,7 @@ from screc_sim.native import tt as native
 from screc_sim.native.tt import Timing, TtCase, random_table
 from screc_sim.runner import SimulationError
 from tests.cosim.tt_case import some_rows
-from tests.formal.mutants import cases, mutant
+from tests.formal.mutants import mutant
 
 pytestmark = pytest.mark.cosim
 
@@ -76,7 +76,7 @@ def test_what_is_not_broken_passes(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", cases(PLACES, quick=PLACES))
+@pytest.mark.parametrize("change", PLACES)
 def test_a_broken_reconstructor_is_found(change, tmp_path, monkeypatch):
     module, name = PLACES[change]
     monkeypatch.setattr(module, name, mutant(getattr(module, name), change))

@@ -279,13 +279,18 @@ def check_real(summary, samples):
 
 
 CRITEO = "criteo_first8000_shuffled.tsv.gz"
+ICARUS = pytest.param(("simulate.simulator=icarus", "simulate.samples=16"), marks=pytest.mark.slow)
 
 
 @pytest.mark.cosim
 @pytest.mark.data
 @pytest.mark.parametrize(
     "overrides",
-    [(), ("device.0.dram_gib=0.1",), ("simulate.simulator=icarus", "simulate.samples=16")],
+    [
+        (),
+        ("device.0.dram_gib=0.1",),
+        ICARUS,
+    ],
     ids=["verilator", "ssd", "icarus"],
 )
 def test_criteo_is_bit_exact(tmp_path, overrides):
@@ -302,7 +307,10 @@ def test_criteo_is_bit_exact(tmp_path, overrides):
 @pytest.mark.data
 @pytest.mark.parametrize(
     "overrides",
-    [(), ("simulate.simulator=icarus", "simulate.samples=16")],
+    [
+        (),
+        ICARUS,
+    ],
     ids=["verilator", "icarus"],
 )
 def test_gowalla_is_bit_exact(tmp_path, overrides):
@@ -314,7 +322,10 @@ def test_gowalla_is_bit_exact(tmp_path, overrides):
 @pytest.mark.data
 @pytest.mark.parametrize(
     "overrides",
-    [(), ("simulate.simulator=icarus", "simulate.samples=16")],
+    [
+        (),
+        ICARUS,
+    ],
     ids=["verilator", "icarus"],
 )
 def test_movielens_is_bit_exact(tmp_path, overrides):

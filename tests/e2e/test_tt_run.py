@@ -28,7 +28,8 @@ def case(tmp_path):
 
 
 @pytest.mark.cosim
-@pytest.mark.parametrize("simulator", ["verilator", pytest.param("icarus", marks=pytest.mark.slow)])
+@pytest.mark.slow  # by default tests/cosim/test_device_tt.py runs such a device
+@pytest.mark.parametrize("simulator", ["verilator", "icarus"])
 def test_a_small_model_is_bit_exact(case, simulator):
     summary = run(case / "config.toml", case / "out", f"simulate.simulator={simulator}")
     assert summary["bit_exact"] is True

@@ -172,3 +172,14 @@ def test_the_reconstructors_table_is_the_golden_models():
     assert table.cores is quant.cores
     with pytest.raises(ValueError, match=r"pins must lie in 0\.\.56, not 57"):
         reconstructor_table(quant, pins=57)
+
+
+def test_first_products_beyond_their_width_lower_the_second_core() -> None:
+    """Above rank 260, products of cores that agree leave 16 bits even after the largest shift."""
+    shape = TtShape(rows=8, p=(2, 2, 2), q=(1, 1, 4), ranks=(300, 4))
+    ones = tuple(np.ones(core, np.float32) for core in shape.core_shapes)
+    tt = FloatTt(shape, ones)
+    quant = quantise_tt(tt, row_scale=10.0, fraction=4)
+    rows = quant.rows(np.arange(8)) * quant.unit
+    assert np.abs(quant.first_products(np.arange(4))).max() <= 32767
+    assert rows == pytest.approx(np.full((8, 4), 1200.0), rel=0.02)

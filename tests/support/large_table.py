@@ -10,6 +10,7 @@ import time
 import numpy as np
 
 from screc.tt.decompose import FloatTt, decompose, relative_error
+from screc.tt.rows import TtRows
 from screc.tt.shape import choose_shape
 from screc.weights import SeededTable
 
@@ -38,7 +39,7 @@ class NoisyTt:
         return self._tt.rows(ids) + self._noise * self._seeded.fetch(ids)
 
     def peak(self):
-        raise NotImplementedError
+        return TtRows(self._tt).peak() + float(self._noise) * self._seeded.peak()
 
 
 def main(rows, dim, rank):

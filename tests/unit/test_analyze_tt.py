@@ -114,7 +114,11 @@ def test_json_has_the_trials(folder, tmp_path, capsys):
     (one, four) = json.loads(capsys.readouterr().out)["tt"]
     assert (one["rank"], four["rank"]) == (1, 4)
     assert one["auc_loss"] > four["auc_loss"]
-    cli.main([*arguments, "--set", "analyze.tt_ranks=[]"])
+    with pytest.raises(SystemExit) as refused:
+        cli.main([*arguments, "--set", "analyze.tt_ranks=[]"])
+    assert refused.value.code == 1
+    assert "analyze: tt_tables names tables to try" in capsys.readouterr().err
+    cli.main([*arguments, "--set", "analyze.tt_ranks=[]", "--set", "analyze.tt_tables=[]"])
     assert "tt" not in json.loads(capsys.readouterr().out)
     assert not (tmp_path / TRIALS).exists()
 

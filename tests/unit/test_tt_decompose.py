@@ -50,6 +50,11 @@ def noisy(shape, noise=0.5, seed=0):
     return source.fetch(np.arange(shape.rows))
 
 
+def test_the_noisy_source_keeps_its_bound():
+    source = NoisyTt(random_float_tt(TtShape(rows=50, p=(3, 4, 5), q=(2, 2, 4), ranks=(3, 2))), 0.5)
+    assert np.abs(source.fetch(np.arange(50))).max() <= source.peak() < 100
+
+
 def norm_ratio(off, whole, weights=1.0):
     squares = (np.sum(weights * (m * m).sum(axis=1)) for m in (off, whole))
     return np.sqrt(next(squares) / next(squares))

@@ -87,6 +87,9 @@ def test_counts_of_a_shape() -> None:
         ({"max_dim": 72}, "max_dim must be a multiple of slice_lanes 16, not 72"),
         ({"row_bits": 30}, "row_bits must lie in 2..29, not 30"),
         ({"max_rank": 121}, "max_rank must lie in 1..120, not 121"),
+        ({"max_rank": 96, "max_q2": 31}, "q2 × (r2 / 4) × (r1 / chain) must be at most 4095"),
+        ({"max_rank": 40, "max_q2": 32, "chain": 4}, "q2 × (r2 / chain) must be at most 255"),
+        ({"max_q2": 32, "max_q3": 60, "chain": 16}, "q2 × (q3 / 4) must be at most 255, not 480"),
     ],
 )
 def test_wrong_parameters_are_refused(changed: dict, message: str) -> None:
@@ -160,5 +163,11 @@ def test_wrong_tables_are_refused() -> None:
         TtTable(KAGGLE, (cores[0], cores[2], cores[2]), 0, 1 << 15, 15)
     with pytest.raises(ValueError, match=re.escape("shift1 must lie in 0..7, not 8")):
         table(KAGGLE, shift1=8)
+    with pytest.raises(ValueError, match=re.escape("m must lie in 32768..65535, not 1")):
+        table(KAGGLE, m=1)
+    with pytest.raises(ValueError, match=re.escape("s must lie in 1..47, not 0")):
+        table(KAGGLE, s=0)
+    with pytest.raises(ValueError, match=re.escape("core 3 must be in -127..127, not -128")):
+        TtTable(KAGGLE, (cores[0], cores[1], cores[2] - np.int8(127) - np.int8(1)), 0, 1 << 15, 15)
     with pytest.raises(ValueError, match=re.escape("pins must lie in 0..44000, not 44001")):
         table(KAGGLE, pins=44_001)

@@ -56,7 +56,8 @@ def test_multipliers_are_those_of_the_parts(change, more):
 @pytest.mark.parametrize(
     ("change", "kind", "more"),
     [
-        ({"core2_words": 513}, "bram36", 4 * 1),  # 64 bits: four of 1024 × 18 for two of 512 × 36
+        ({"core2_words": 513}, "bram36", 4 * 1),  # 64 bits: two of 1024 × 36 for one of 512 × 72
+        ({"core2_words": 2049}, "uram", 4),
         ({"core2_words": 4096}, "uram", 4),
         ({"core2_words": 4097}, "uram", 8),
         ({"pinned_words": 4096}, "uram", 8),

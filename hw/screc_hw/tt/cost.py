@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from screc_hw.costs import bits, queue, registers
-from screc_hw.numerics import INT8_MAX, MULTIPLIER_BITS
+from screc_hw.numerics import INT8_MAX, MIDDLE_BITS, MULTIPLIER_BITS
 from screc_hw.resources import RAMB18_SHAPES, Resources, bank_depth, memory_blocks
 from screc_hw.stream import config_layout, index_bits
 from screc_hw.tt.digits import NARROW, NARROWEST, WIDE
@@ -25,7 +25,6 @@ from screc_hw.tt.params import (
     COLUMNS,
     CORE_BITS,
     DIGIT_BITS,
-    MIDDLE_BITS,
     PREFIX_BITS,
     TtParams,
 )

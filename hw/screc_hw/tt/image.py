@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from screc_hw.protocol import TT_TABLE_FIELDS, TT_TABLE_WORDS, LoadTarget, pack
+from screc_hw.tt.codes import Int8Cores, check_codes
 from screc_hw.tt.params import COLUMNS, DIGIT_BITS, PREFIX_BITS, TtParams
 from screc_hw.tt.shape import CHUNK, GROUPS, TtShape
 
 Words = NDArray[np.uint64]
-Cores = tuple[NDArray[np.int8], NDArray[np.int8], NDArray[np.int8]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,22 +40,14 @@ class TtTable:
     """
 
     shape: TtShape
-    cores: Cores
+    cores: Int8Cores
     shift1: int
     m: int
     s: int
     pins: int = 0
 
     def __post_init__(self) -> None:
-        for number, (core, shape) in enumerate(
-            zip(self.cores, self.shape.core_shapes, strict=True), 1
-        ):
-            if core.shape != shape or core.dtype != np.int8:
-                raise ValueError(
-                    f"core {number} must be int8 {shape}, not {core.dtype} {core.shape}"
-                )
-        if not 0 <= self.shift1 <= 7:
-            raise ValueError(f"shift1 must lie in 0..7, not {self.shift1}")
+        check_codes(self.shape, self.cores, shift1=self.shift1, m=self.m, s=self.s)
         if not 0 <= self.pins <= self.shape.prefixes:
             raise ValueError(f"pins must lie in 0..{self.shape.prefixes}, not {self.pins}")
 

@@ -9,9 +9,10 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from screc_hw.dsp import DotChain
+from screc_hw.numerics import MIDDLE_BITS
 from screc_hw.stream import config_layout
 from screc_hw.tt.layouts import job_layout, slice_layout
-from screc_hw.tt.params import COLUMNS, CORE_BITS, MIDDLE_BITS, TtParams
+from screc_hw.tt.params import COLUMNS, CORE_BITS, TtParams
 from screc_hw.tt.position import Position
 from screc_hw.tt.rows import Rows
 from screc_hw.tt.sequencer import Sequencer

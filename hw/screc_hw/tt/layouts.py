@@ -5,10 +5,10 @@ from __future__ import annotations
 from amaranth.hdl import signed
 from amaranth.lib import data
 
-from screc_hw.numerics import MULTIPLIER_BITS, SHIFT_MAX
+from screc_hw.numerics import MIDDLE_BITS, MULTIPLIER_BITS, SHIFT_MAX
 from screc_hw.protocol import TT_TABLE_FIELDS
 from screc_hw.stream import index_bits
-from screc_hw.tt.params import COLUMNS, CORE_BITS, MIDDLE_BITS, TtParams
+from screc_hw.tt.params import COLUMNS, CORE_BITS, TtParams
 from screc_hw.tt.shape import GROUPS
 
 SHIFT_BITS = TT_TABLE_FIELDS["shift1"][1]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from screc_hw.numerics import ACC_BITS, INT8_MAX
+from screc_hw.numerics import ACC_BITS, INT8_MAX, MIDDLE_BITS, MIDDLE_MAX
+from screc_hw.protocol import TT_TABLE_FIELDS
 from screc_hw.resources import Resources
 from screc_hw.stream import index_bits
 from screc_hw.tt.shape import CHUNK, GROUPS, MAX_DIGIT, MAX_PREFIXES, TtShape
@@ -15,9 +16,6 @@ DIGIT_BITS = (MAX_DIGIT - 1).bit_length()
 
 COLUMNS = 4
 """Dot products of a group: columns of the second or third core worked on together."""
-
-MIDDLE_BITS = 16
-"""Signed width of the first product after its rounding."""
 
 CORE_BITS = 8
 """Signed width of a number in a core."""
@@ -109,6 +107,21 @@ class TtParams:
             value = getattr(self, name)
             if value & (value - 1):
                 raise ValueError(f"{name} must be a power of two, not {value}")
+        links = self.max_links
+        steps1 = self.max_q2 * -(-links * self.chain // COLUMNS) * links
+        for name, what, count in (
+            ("steps1", "q2 × (r2 / 4) × (r1 / chain)", steps1),
+            ("entry_words", "q2 × (r2 / chain)", self.max_entry),
+            ("row_blocks", "q2 × (q3 / 4)", self.max_blocks),
+            ("steps2", "q2 × (q3 / 4) × (r2 / chain)", self.max_blocks * links),
+            ("stride3", "(q3 / 4) × (r2 / chain)", self.max_q3 // CHUNK * links),
+        ):
+            most = (1 << TT_TABLE_FIELDS[name][1]) - 1
+            if count > most:
+                raise ValueError(
+                    f"max_q2 {self.max_q2}, max_q3 {self.max_q3} and max_rank {self.max_rank} with "
+                    f"chain {self.chain}: {what} must be at most {most}, not {count}"
+                )
         if self.max_dim % self.slice_lanes:
             raise ValueError(
                 f"max_dim must be a multiple of slice_lanes {self.slice_lanes}, not {self.max_dim}"
@@ -225,14 +238,9 @@ class TtParams:
         return self.links(self.max_rank)
 
     @property
-    def max_rounds(self) -> int:
-        """Largest T."""
-        return self.max_q2
-
-    @property
     def max_entry(self) -> int:
         """Words of the largest finished first product, of a place in the ring."""
-        return self.max_rounds * self.max_links
+        return self.max_q2 * self.max_links
 
     @property
     def ring_words(self) -> int:
@@ -252,13 +260,13 @@ class TtParams:
     @property
     def max_blocks(self) -> int:
         """Blocks of the largest row that is not mostly padding."""
-        return self.max_rounds * self.max_q3 // CHUNK
+        return self.max_q2 * self.max_q3 // CHUNK
 
     @property
     def steps_bits(self) -> int:
         """Width of a count of steps, less one."""
         links = self.max_links
-        first = self.max_rounds * links * self.chain // COLUMNS * links
+        first = self.max_q2 * links * self.chain // COLUMNS * links
         return index_bits(max(first, self.max_blocks * links))
 
     @property
@@ -298,8 +306,8 @@ class TtParams:
 
     @property
     def sum_bits(self) -> int:
-        """Signed width of a sum over the rank: products of [-32767, 32767] and [-127, 127]."""
-        return (self.max_links * self.chain * 32767 * INT8_MAX).bit_length() + 1
+        """Signed width of a sum over the rank: products of ±MIDDLE_MAX and ±127."""
+        return (self.max_links * self.chain * MIDDLE_MAX * INT8_MAX).bit_length() + 1
 
     @property
     def acc_bits(self) -> int:

@@ -9,11 +9,12 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.data import View
 from amaranth.lib.wiring import In, Out
 
+from screc_hw.numerics import MIDDLE_BITS
 from screc_hw.protocol import LoadTarget
 from screc_hw.resources import URAM_DEPTH, bank_depth
 from screc_hw.stream import config_layout, index_bits
 from screc_hw.tt.layouts import operands_layout, step_layout, write_layout
-from screc_hw.tt.params import COLUMNS, CORE_BITS, MIDDLE_BITS, TtParams
+from screc_hw.tt.params import COLUMNS, CORE_BITS, TtParams
 from screc_hw.tt.shape import GROUPS
 
 __all__ = ["Position"]
@@ -82,9 +83,8 @@ class Position(wiring.Component):
         core3 = self._core(m, 3, p.core3_words, HALF_BITS, self.step.at.core3)
         first = self._store(m)
 
-        choices = [Cat(following.second, following.upper)]
         choice = Signal(3, name="choice", reset_less=True)
-        m.d.sync += choice.eq(choices[0])
+        m.d.sync += choice.eq(Cat(following.second, following.upper))
         second, upper = choice[0], choice[1:]
         operands: Any = Signal(operands_layout(), name="chosen", reset_less=True)
         m.d.comb += self.operands.eq(operands)
@@ -113,7 +113,7 @@ class Position(wiring.Component):
         depth = bank_depth(words)
         low = (depth - 1).bit_length()
         count = -(-words // depth)
-        style = "ultra" if words >= URAM_DEPTH else "block"
+        style = "ultra" if depth >= URAM_DEPTH else "block"
         read: Any = Signal(data.ArrayLayout(width, count), name=f"{name}_read", reset_less=True)
         for bank in range(count):
             made: Any = memory.Memory(shape=width, depth=depth, init=[], attrs={"ram_style": style})

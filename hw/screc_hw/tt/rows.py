@@ -166,15 +166,8 @@ class Rows(wiring.Component):
         ]
         pieces = [Cat(codes[i * CHUNK + j] for j in range(CHUNK)) for i in range(at_once)]
 
-        # finished rows, and the slices of each
-        count = Signal(range(ROWS_HELD + 1))
-        lengths: Any = memory.Memory(
-            shape=len(slices), depth=ROWS_HELD, init=[], attrs={"ram_style": "distributed"}
-        )
-        m.submodules.lengths = lengths
-        note, length = lengths.write_port(), lengths.read_port(domain="comb")
-        m.d.comb += [note.en.eq(finished), note.addr.eq(at), note.data.eq(finished_slices)]
-
+        # finished rows: the slices of each, less one
+        m.submodules.lengths = lengths = DeepQueue(len(slices), ROWS_HELD, reserved=True)
         advance = Signal()
         reading = Signal(range(ROWS_HELD))
         index = Signal(index_bits(p.max_slices))
@@ -182,15 +175,14 @@ class Rows(wiring.Component):
         read_index = Signal.like(index, reset_less=True)
         issue, end = Signal(), Signal()
         m.d.comb += [
-            length.addr.eq(reading),
+            lengths.i.valid.eq(finished),
+            lengths.i.payload.eq(finished_slices),
             advance.eq(~self.o.valid | self.o.ready),
-            issue.eq(advance & (count != 0)),
-            end.eq(index == length.data),
+            issue.eq(advance & lengths.o.valid),
+            end.eq(index == lengths.o.payload),
+            lengths.o.ready.eq(advance & end),
         ]
-        m.d.sync += [
-            count.eq(count + finished - (issue & end)),
-            self.emitted.eq(issue & end),
-        ]
+        m.d.sync += self.emitted.eq(issue & end)
         with m.If(issue):
             m.d.sync += index.eq(Mux(end, 0, index + 1))
             m.d.sync += reading.eq(reading + end)
@@ -221,7 +213,7 @@ class Rows(wiring.Component):
         m.d.comb += self.o.payload.eq(o)
         with m.If(advance):
             m.d.sync += [
-                read_valid.eq(count != 0),
+                read_valid.eq(lengths.o.valid),
                 read_last.eq(end),
                 read_index.eq(index),
                 self.o.valid.eq(read_valid),

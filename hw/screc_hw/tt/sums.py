@@ -9,14 +9,12 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.data import View
 from amaranth.lib.wiring import In, Out
 
-from screc_hw.numerics import INT8_MAX
+from screc_hw.numerics import INT8_MAX, MIDDLE_MAX
 from screc_hw.tt.layouts import block_layout, tag_layout, write_layout
-from screc_hw.tt.params import COLUMNS, MIDDLE_BITS, TtParams
+from screc_hw.tt.params import COLUMNS, TtParams
 from screc_hw.tt.shape import GROUPS
 
 __all__ = ["Sums"]
-
-MIDDLE_MAX = (1 << (MIDDLE_BITS - 1)) - 1
 
 
 class Sums(wiring.Component):

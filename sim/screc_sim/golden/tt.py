@@ -10,23 +10,20 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from screc_hw.numerics import ACC_BITS, INT8_MAX, MULTIPLIER_BITS, SHIFT_MAX, SHIFT_MIN
+from screc_hw.numerics import (
+    ACC_BITS,
+    INT8_MAX,
+    MIDDLE_MAX,
+)
+from screc_hw.tt.codes import Int8Cores, check_codes
 from screc_hw.tt.shape import TtShape
 from screc_sim.golden.ops import check_width, requantise
-
-MIDDLE_MAX = (1 << 15) - 1
-"""Largest magnitude of a first product after its rounding."""
-
-SHIFT1_MAX = 7
-"""Largest rounding shift of the first product."""
 
 FRACTION_MAX = 8
 """Most bits of a component below the table's row grid."""
 
 NUMBERS_AT_ONCE = 1 << 20
 """Numbers of the largest temporary while rows are rebuilt: 8 MiB."""
-
-Int8Cores = tuple[NDArray[np.int8], NDArray[np.int8], NDArray[np.int8]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,25 +61,9 @@ class QuantTt:
     scale: float
 
     def __post_init__(self) -> None:
-        for number, (core, sizes) in enumerate(
-            zip(self.cores, self.shape.core_shapes, strict=True), 1
-        ):
-            if core.shape != sizes or core.dtype != np.int8:
-                raise ValueError(
-                    f"core {number} must be int8 {sizes}, not {core.dtype} {core.shape}"
-                )
-            if int(core.min()) < -INT8_MAX:
-                raise ValueError(
-                    f"core {number} must be in -{INT8_MAX}..{INT8_MAX}, not {core.min()}"
-                )
-        for name, low, high in (
-            ("shift1", 0, SHIFT1_MAX),
-            ("m", 1 << (MULTIPLIER_BITS - 1), (1 << MULTIPLIER_BITS) - 1),
-            ("s", SHIFT_MIN, SHIFT_MAX),
-            ("fraction", 0, FRACTION_MAX),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} must lie in {low}..{high}, not {getattr(self, name)}")
+        check_codes(self.shape, self.cores, shift1=self.shift1, m=self.m, s=self.s)
+        if not 0 <= self.fraction <= FRACTION_MAX:
+            raise ValueError(f"fraction must lie in 0..{FRACTION_MAX}, not {self.fraction}")
         if not (np.isfinite(self.scale) and self.scale > 0):
             raise ValueError(f"scale must be finite and positive, not {self.scale}")
 

@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from screc_hw.memory.layouts import tt_request_layout
-from screc_hw.numerics import INT8_MAX, requantise_params
+from screc_hw.numerics import INT8_MAX, SHIFT1_MAX, requantise_params
 from screc_hw.stream import config_layout
 from screc_hw.tt.image import TtTable, load_blocks
 from screc_hw.tt.params import TtParams
 from screc_hw.tt.reconstructor import TtReconstructor
 from screc_hw.tt.shape import TtShape
-from screc_sim.golden.tt import MIDDLE_MAX, SHIFT1_MAX, QuantTt
+from screc_sim.golden.tt import MIDDLE_MAX, QuantTt
 from screc_sim.native.program import (
     build_model,
     layout_fields,

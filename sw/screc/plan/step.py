@@ -42,6 +42,18 @@ def write_plan(ctx: Context) -> None:
     plan = make_plan(problem, solution)
     files.write_text(ctx.out / "plan.json", plan.to_json())
     ctx.log(describe(plan), level=1)
+    for table in problem.tables:
+        if table.tt_rank is not None and not any(
+            part.tier == "tt"
+            for planned in plan.devices[0].tables
+            if planned.table == table.shape.name
+            for part in planned.ranges
+        ):
+            ctx.log(
+                f"table {table.shape.name!r}: no rows are left for tensor-train form beside those "
+                "on chip; fewer onchip_rows or more tt_rows leave some",
+                level=0,
+            )
 
 
 def describe(plan: Plan) -> str:
@@ -163,6 +175,13 @@ def _check_supported(config: Config, shape: ModelShape) -> None:
             f"not {plan.cores.memory}",
             field="plan.cores.memory",
         )
+    for key in ("max_auc_loss", "max_row_error"):
+        if getattr(plan, key) is not None:
+            raise ConfigError(
+                "budgets of rows in tensor-train form are not planned for so far; leave it out and "
+                "choose tt_rank by `screc analyze` with analyze.tt_ranks",
+                field=f"plan.{key}",
+            )
     tables = {table.name: table for table in shape.tables}
     for i, wish in enumerate(plan.table):
         field = f"plan.table.{i}"

@@ -90,7 +90,14 @@ def _params(params: DeviceParams, parts: Sequence[TtPart | None], wish: TtWish) 
         )
         return params.with_tt(tt)
     except ValueError as error:
-        raise ConfigError(f"tables in TT form: {error}", field="plan.table") from error
+        shapes = [part.shape for part in built]
+        ranks = [max(shape.ranks) for shape in shapes]
+        raise ConfigError(
+            f"tables in TT form, of ranks {ranks} and dimensions "
+            f"{[shape.dim for shape in shapes]}, do not fit a reconstructor: {error}; "
+            "a smaller tt_rank does",
+            field="plan.table",
+        ) from error
 
 
 def _parts(

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
+from screc.plan.device import TT_FRACTION
 from screc.remap import TableRemap
 from screc.train.dlrm import DenseTable, Dlrm, Recipe, fit
 from screc.train.tt_embedding import TTEmbeddingBag
@@ -27,9 +28,6 @@ CALIBRATION_SAMPLES = 4096
 
 RESAMPLES = 2000
 """Draws of the bootstrap."""
-
-FRACTION = 4
-"""Bits of TT rows below the table's row grid, the default of the hardware's ``TtParams``."""
 
 MODELS = ("float dense", "float TT", "device TT")
 """The models compared, in order."""
@@ -188,7 +186,7 @@ def _scores(
 
 
 def device_logits(
-    model: Dlrm, calibration: SampleBatch, samples: SampleBatch, fraction: int = FRACTION
+    model: Dlrm, calibration: SampleBatch, samples: SampleBatch, fraction: int = TT_FRACTION
 ) -> NDArray[np.float64]:
     """Logits of the golden integer model, exact integers, with TT tables rebuilt as in hardware.
 

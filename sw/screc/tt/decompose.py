@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from screc_hw.tt.shape import TtShape
 from screc_sim.golden.quant import RowSource
@@ -371,8 +372,10 @@ class _Fit:
         """Run sweeps; the cores."""
         for _ in range(sweeps):
             gram, moment = self._sum_prefixes()
-            self._solve_second(gram, moment)
-            self._solve_first(gram, moment)
+            # thousands of small systems: BLAS threads would cost more than they give
+            with threadpool_limits(1, user_api="blas"):
+                self._solve_second(gram, moment)
+                self._solve_first(gram, moment)
             self._solve_third()
         return self.first, self.second, self.third
 
@@ -428,8 +431,9 @@ class _Fit:
             x *= np.repeat(w, q3, axis=1)[:, None]
             moment += first.reshape(-1, r2).T @ x.reshape(-1, p3 * q3)
         right = moment.reshape(r2, p3, q3)
-        for i3 in range(p3):
-            self.third[i3] = _solve(gram[i3].reshape(r2, r2), right[:, i3], self.third[i3])
+        with threadpool_limits(1, user_api="blas"):
+            for i3 in range(p3):
+                self.third[i3] = _solve(gram[i3].reshape(r2, r2), right[:, i3], self.third[i3])
 
 
 def _solve(normal: Matrix, right: Matrix, before: Matrix) -> Matrix:

@@ -10,9 +10,16 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from screc.tt.decompose import FloatTt
-from screc_hw.numerics import ACC_BITS, IDENTITY_REQUANTISE, INT8_MAX, requantise_params
+from screc_hw.numerics import (
+    ACC_BITS,
+    IDENTITY_REQUANTISE,
+    INT8_MAX,
+    MIDDLE_MAX,
+    SHIFT1_MAX,
+    requantise_params,
+)
 from screc_hw.tt.image import TtTable
-from screc_sim.golden.tt import FRACTION_MAX, MIDDLE_MAX, NUMBERS_AT_ONCE, SHIFT1_MAX, QuantTt
+from screc_sim.golden.tt import FRACTION_MAX, NUMBERS_AT_ONCE, QuantTt
 
 ACC_LIMIT = 1 << (ACC_BITS - 1)
 """Second products stay below it in magnitude."""
@@ -60,6 +67,11 @@ def quantise_tt(tt: FloatTt, row_scale: float, fraction: int) -> QuantTt:
     shifts = (i for i in range(SHIFT1_MAX) if _fits(_shifted(peaks, i), third))
     shift1 = next(shifts, SHIFT1_MAX)
     middle = _shifted(peaks, shift1)
+    while int(middle.max()) > MIDDLE_MAX:  # only ranks above 260 can come here
+        scale2 *= 1.01 * int(middle.max()) / MIDDLE_MAX
+        second = _codes(balanced[1], scale2)[0]
+        quant = dataclasses.replace(quant, cores=(first, second, third))
+        middle = _shifted(_first_peaks(quant), shift1)
     while not _fits(middle, third):  # only ranks above 64 can come here
         scale3 *= 1.01 * _largest_sum(middle, third) / ACC_LIMIT
         third = _codes(balanced[2], scale3)[0]
