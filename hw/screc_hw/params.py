@@ -128,8 +128,8 @@ class DeviceParams:
         columns: int = 8,
         port_bits: int = 512,
         outstanding: int = 64,
-        slots: int = 2,
-        dot_lanes: int | None = None,
+        slots: int = 4,
+        pair_units: int | None = None,
         onchip_beats: int = 0,
         pool_beats: int = 1,
         tt: TtParams | None = None,
@@ -146,8 +146,9 @@ class DeviceParams:
         fraction = None if tt is None else tt.fraction
         features = max(len(model.features), 1)
         max_slices = max((d // lanes for d in dims), default=1)
-        vector_words = sum(-(-d // lanes) for d in model.vector_dims)
-        layers = (*model.bottom_layers, *model.top_layers)
+        core = ComputeParams.for_model(
+            model, rows=rows, columns=columns, lanes=lanes, slots=slots, pair_units=pair_units
+        )
         rowwise = any(table.rowwise for table in model.tables)
         gather = MemoryCoreParams(
             port_bits=port_bits,
@@ -172,27 +173,12 @@ class DeviceParams:
                 slots=slots * compute,
                 max_features=features,
                 max_slices=max_slices,
-                vector_words=vector_words,
+                vector_words=core.vector_words,
                 mean=any(f.mode == "mean" for f in model.features),
                 rowwise=rowwise,
                 tt_fraction=fraction,
             ),
-            core=ComputeParams(
-                rows=rows,
-                columns=columns,
-                lanes=lanes,
-                slots=slots,
-                dot_lanes=dot_lanes or min(lanes, 4),
-                vector_words=vector_words,
-                max_dense=model.dense,
-                activation_words=ComputeParams.activation_words_for(model),
-                weight_words=sum(layer.k * -(-layer.n // columns) for layer in layers),
-                requantise_words=sum(layer.n for layer in layers) + 2,
-                program_length=len(layers) + 2,
-                max_k=max(layer.k for layer in layers),
-                dot=model.interaction == "dot",
-                max_dim=max(model.vector_dims, default=1),
-            ),
+            core=core,
             host=HostParams(),
             tt=tt,
         )
@@ -287,7 +273,7 @@ class DeviceParams:
         )
         partials = self.combiner.expected_partials(model, inputs=self.memory, lookups=count)
         combine = self.combiner.cycles(model, partials_per_bag=partials)
-        compute = self.core.cycles(model)
+        compute = self.core.cycles(model, rows)
         host = self.host.cycles(model, rows=rows)
         parts = {
             "gather": gather * batches,
@@ -305,10 +291,10 @@ class DeviceParams:
         steady = max(parts.values())
         # the first sub-batch: its words, then its bags while what needs no bag is computed
         bags = self.gather.fill(latency=latency) + gather + combine
-        ahead = self.core.ahead_cycles(model)
+        ahead, alone = self.core.ahead_cycles(model), self.core.latency(model)
         fill = self.host.fill(latency=latency) + host + max(bags - ahead, 0)
-        if parts["compute"] < steady:
-            fill += compute - ahead  # the last sub-batch, once its bags are complete
+        # the last sub-batch, once its bags are complete; its share of the slowest part is counted
+        fill += alone - ahead if parts["compute"] < steady else max(alone - compute, 0)
         return Prediction(samples=samples, total=steady + fill, parts=parts)
 
     def as_dict(self) -> dict[str, Any]:

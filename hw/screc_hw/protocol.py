@@ -232,11 +232,11 @@ LAYER_FIELDS: dict[str, tuple[int, int]] = {
     "relu": (12, 1),
     "last": (13, 1),  # last operation of the program
     "wait_features": (14, 1),  # start only when the slot's bags are complete
-    "k": (16, 16),  # LINEAR: inputs; COPY: feature words; DOT: words per vector
+    "k": (16, 16),  # LINEAR: inputs; DOT: components per vector
     "n": (32, 16),  # LINEAR: outputs; DOT: vectors
-    "source_base": (64, 24),  # activation (or dense) word; COPY, DOT: feature word
-    "destination_base": (96, 24),
-    "weight_base": (128, 32),  # word of `columns` bytes
+    "source_base": (64, 24),  # word of the activation memory
+    "destination_base": (96, 24),  # ... of output 0; DOT: component of pair 0
+    "weight_base": (128, 32),  # step: `columns` weights
     "requantise_base": (160, 24),  # entry of channel 0, or the scalar entry
     "reserved": (192, 64),  # elementwise and residual sources to come
 }

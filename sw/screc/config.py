@@ -17,8 +17,8 @@ from screc.config_validation import PLAIN, TABLE, Record, nearest, read_toml, ta
 from screc.devices import DeviceConfig
 from screc.errors import ConfigError
 from screc.models import ModelFile, preset_model, preset_names, read_model, to_shape, unsupported
-from screc_hw.compute.params import GROUP_COLUMNS
-from screc_hw.device.params import MAX_ROWS, max_compute, max_memory
+from screc_hw.compute.params import COLUMNS, MAX_ROWS, MIN_ROWS
+from screc_hw.device.params import max_compute, max_memory
 from screc_hw.model import ModelShape
 from screc_hw.protocol import MAX_SAMPLES
 
@@ -204,9 +204,9 @@ class CoresConfig(Record):
     compute: int | None = None
     """Compute cores, a power of two."""
     rows: int | None = None
-    """Samples that a compute core takes at a time, a power of two up to 64."""
+    """Samples that a compute core takes at a time, a power of two from 2 to 64."""
     columns: int | None = None
-    """Output channels that a compute core takes at a time, 8 times a power of two."""
+    """Multipliers of a compute core per sample: 8, 16, 32 or 64."""
     tt_lanes: int | None = Field(default=None, ge=1, le=16)
     """Tensor-train lanes of each memory core, where tables are in that form; absent: 1."""
     prefixes: int | None = Field(default=None, ge=0, le=1 << 16)
@@ -215,21 +215,17 @@ class CoresConfig(Record):
     @field_validator("memory", "compute", "rows")
     @classmethod
     def _power_of_two(cls, value: int | None, info: ValidationInfo) -> int | None:
-        largest = {"memory": max_memory(), "compute": max_compute(), "rows": MAX_ROWS}
-        limit = largest[str(info.field_name)]
-        if value is not None and not (_is_power_of_two(value) and value <= limit):
-            raise ValueError(f"must be a power of two up to {limit}, not {value}")
+        bounds = {"memory": (1, max_memory()), "compute": (1, max_compute())}
+        low, high = bounds.get(str(info.field_name), (MIN_ROWS, MAX_ROWS))
+        if value is not None and not (_is_power_of_two(value) and value in range(low, high + 1)):
+            raise ValueError(f"must be a power of two from {low} to {high}, not {value}")
         return value
 
     @field_validator("columns")
     @classmethod
-    def _whole_groups(cls, value: int | None) -> int | None:
-        if value is not None and (
-            value % GROUP_COLUMNS or not _is_power_of_two(value // GROUP_COLUMNS)
-        ):
-            raise ValueError(
-                f"must be {GROUP_COLUMNS} times a power of two (8, 16, 32, ...), not {value}"
-            )
+    def _columns_built(cls, value: int | None) -> int | None:
+        if value is not None and value not in COLUMNS:
+            raise ValueError(f"must be one of {', '.join(map(str, COLUMNS))}, not {value}")
         return value
 
 

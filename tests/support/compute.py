@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from screc_hw.compute.params import ComputeParams
-from screc_hw.compute.program import layer_program, vector_bases, weight_words
+from screc_hw.compute.program import layer_program, shape_word, weight_words
+from screc_hw.compute.tensors import padded_outputs, vector_bases
 from screc_hw.model import FeatureShape, ModelShape, TableShape
 from screc_hw.numerics import sigmoid_table
 from screc_hw.protocol import (
@@ -45,24 +46,12 @@ def model_shape(
 
 
 def core_params(model: ModelShape, *, rows: int, columns: int, lanes: int, **more: Any):
-    """Parameters that just fit ``model``."""
-    layers = (*model.bottom_layers, *model.top_layers)
-    values = {
-        "rows": rows,
-        "columns": columns,
-        "lanes": lanes,
-        "dot_lanes": min(lanes, 4),
-        "vector_words": sum(-(-dim // lanes) for dim in model.vector_dims),
-        "max_dense": model.dense,
-        "activation_words": ComputeParams.activation_words_for(model),
-        "weight_words": sum(layer.k * -(-layer.n // columns) for layer in layers),
-        "requantise_words": sum(layer.n for layer in layers) + 2,
-        "program_length": len(layers) + 2,
-        "max_k": max(layer.k for layer in layers),
-        "dot": model.interaction == "dot",
-        "max_dim": max(model.vector_dims),
+    """Parameters that just fit ``model``, with one interaction unit."""
+    values = {"slots": 3, "pair_units": 1} | {
+        name: more.pop(name) for name in ("slots", "pair_units") if name in more
     }
-    return ComputeParams(**(values | more))
+    params = ComputeParams.for_model(model, rows=rows, columns=columns, lanes=lanes, **values)
+    return dataclasses.replace(params, **more)
 
 
 @dataclasses.dataclass
@@ -156,11 +145,20 @@ class IntegerModel:
             for word in range(LAYER_WORDS)
         ]
         put(LoadTarget.PROGRAM, program)
-        weights = [weight_words(x.weight.astype(np.int8), params.columns) for x in self.layers]
-        put(LoadTarget.WEIGHTS, np.concatenate(weights))
+        weights = [layer.weight.astype(np.int8) for layer in self.layers]
+        put(LoadTarget.WEIGHTS, weight_words(weights, self.shape, params))
+        put(LoadTarget.COMPUTE_SHAPE, [shape_word(self.shape, params)])
         bottom = len(self.shape.bottom_layers)
         scalars = [(0, *self.copy), (0, *self.pair)]
-        entries = [*channels(self.layers[:bottom]), *scalars, *channels(self.layers[bottom:])]
+        pad = sum(padded_outputs(self.shape)[:bottom]) - sum(
+            layer.n for layer in self.shape.bottom_layers
+        )
+        entries = [
+            *channels(self.layers[:bottom]),
+            *([(0, 1 << 15, 47)] * pad),
+            *scalars,
+            *channels(self.layers[bottom:]),
+        ]
         put(
             LoadTarget.REQUANTISE,
             [pack(REQUANTISE_FIELDS, bias=int(b), m=int(m), s=int(s)) for b, m, s in entries],
@@ -340,10 +338,9 @@ class Bench:
                 ctx.set(self.dut.words.valid, 0)
             else:
                 await ctx.tick()
-            ctx.set(self.dut.complete, 0)
             if finished in open_words and not open_words[finished]:
                 del open_words[finished]
                 finished += 1
                 ctx.set(self.dut.complete, 1)
-        await ctx.tick()
-        ctx.set(self.dut.complete, 0)
+                await ctx.tick()
+                ctx.set(self.dut.complete, 0)

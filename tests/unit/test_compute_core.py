@@ -8,13 +8,26 @@ from tests.support.compute import Bench, IntegerModel, Stimulus, core_params, mo
 
 MODELS = {
     "dot": {"dense": 5, "bottom": (12, 8), "dims": (8, 8), "top": (10, 1)},
+    "dot of dims that are not whole parts": {
+        "dense": 2,
+        "bottom": (12,),
+        "dims": (12, 12),
+        "top": (3, 1),
+    },
     "dot without dense": {"dense": 0, "bottom": (), "dims": (8, 8, 8), "top": (9, 1)},
-    "dot of two vectors, one layer": {"dense": 1, "bottom": (4,), "dims": (4,), "top": (1,)},
+    "dot of two vectors, one layer": {"dense": 1, "bottom": (8,), "dims": (8,), "top": (1,)},
     "concat": {
         "dense": 3,
         "bottom": (17, 6),
         "dims": (4, 12, 8),
         "top": (11, 1),
+        "interaction": "concat",
+    },
+    "concat, a narrow bottom": {
+        "dense": 3,
+        "bottom": (4,),
+        "dims": (4, 4, 12),
+        "top": (3, 1),
         "interaction": "concat",
     },
     "concat without dense": {
@@ -27,9 +40,9 @@ MODELS = {
 }
 CORES = {
     "2x8": {"rows": 2, "columns": 8, "lanes": 4},
-    "4x16": {"rows": 4, "columns": 16, "lanes": 4, "dot_lanes": 2},
-    "8x8": {"rows": 8, "columns": 8, "lanes": 4, "dot_lanes": 1, "slots": 4},
-    "1x8, one slot": {"rows": 1, "columns": 8, "lanes": 4, "slots": 1},
+    "4x16": {"rows": 4, "columns": 16, "lanes": 4, "pair_units": 2},
+    "8x32": {"rows": 8, "columns": 32, "lanes": 8, "slots": 4, "pair_units": 4},
+    "4x64, two slots": {"rows": 4, "columns": 64, "lanes": 8, "slots": 2, "max_fanout": 1},
 }
 
 
@@ -37,7 +50,7 @@ def check(shape, params, *, seed, count=3, pattern="none", extreme=False):
     model = IntegerModel.random(shape, seed, extreme=extreme)
     stimulus = Stimulus.random(shape, params.rows, count, seed + 1, extreme=extreme)
     bench = Bench(ComputeCore(params), params, pattern=pattern, seed=seed + 2)
-    bench.run([(model, stimulus)])
+    bench.run([(model, stimulus)], cycles=8_000)
     assert bench.results == stimulus.expected(model)
     return bench
 
@@ -58,7 +71,7 @@ def test_core_of_every_shape_computes(core):
 @pytest.mark.parametrize("seed", range(6))
 def test_core_takes_inputs_in_any_order(seed):
     """Six small sub-batches whose words interleave, over slots, with pauses and back-pressure."""
-    shape = model_shape(dense=2, bottom=(4,), dims=(4, 4), top=(1,))
+    shape = model_shape(dense=2, bottom=(8,), dims=(8, 8), top=(1,))
     params = core_params(shape, rows=2, columns=8, lanes=4)
     check(shape, params, seed=30 + seed, pattern="random", count=6)
 
@@ -78,10 +91,12 @@ def test_core_runs_another_model_after_a_load():
         first,
         **CORES["2x8"],
         vector_words=8,
+        max_vectors=4,
         activation_words=64,
-        weight_words=200,
+        weight_steps=200,
         requantise_words=64,
         max_k=32,
+        max_n=32,
     )
     bench = Bench(ComputeCore(params), params, pattern="random", seed=52)
     rounds = []
@@ -113,7 +128,7 @@ def test_core_waits_for_its_inputs_and_counts_it():
     params = core_params(shape, rows=8, columns=8, lanes=4)
     bench = check(shape, params, seed=70, pattern="random", count=3)
     assert bench.counters["waiting"] > 50
-    assert bench.counters["busy"] - bench.counters["waiting"] == 3 * params.cycles(shape)
+    assert bench.counters["active"] == 3 * params.array_steps(shape)
 
 
 def test_an_unloaded_core_does_nothing():
@@ -125,7 +140,7 @@ def test_an_unloaded_core_does_nothing():
     seen = []
 
     async def watch(ctx):
-        await driver(core.dense, [1] * 10)(ctx)
+        await driver(core.dense, [1] * 2)(ctx)
         for _ in range(60):
             _, _, valid, release, idle = await ctx.tick().sample(
                 core.results.valid, core.release, core.idle

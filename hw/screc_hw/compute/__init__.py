@@ -1,1 +1,1 @@
-"""Compute-centric core: MLP, interaction, sigmoid."""
+"""The compute-centric core."""

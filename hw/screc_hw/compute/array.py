@@ -1,205 +1,214 @@
-"""The INT8 array: output-stationary, samples along rows, output channels along columns.
-
-Activations walk from column to column, one per cycle, and the weights of column ``c`` arrive ``c``
-cycles late, so column ``c`` finishes a tile ``c`` cycles after column 0. That skew drains the tile
-at one column per cycle through a multiplexer: the accumulators need no copy, and tiles follow each
-other without a bubble as long as one lasts at least as many cycles as there are columns.
-"""
+"""The INT8 array: packed dot products over 8 inputs, accumulated and drained."""
 
 from __future__ import annotations
 
-import operator
-from functools import reduce
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal, signed
-from amaranth.lib import data, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.data import View
 from amaranth.lib.wiring import In, Out
 
-from screc_hw.compute.layouts import step_layout, values_layout
-from screc_hw.compute.params import GROUP_COLUMNS, ComputeParams
+from screc_hw.compute.layouts import (
+    bank_write_layout,
+    operands_layout,
+    step_layout,
+    tag_layout,
+    values_layout,
+)
+from screc_hw.compute.params import ComputeParams
+from screc_hw.compute.position import Position
+from screc_hw.compute.tensors import CHAIN
+from screc_hw.dsp import FIELD_BITS, PackedDotChain
+from screc_hw.stream import config_layout
 
-__all__ = ["ArrayGroup", "SystolicArray"]
-
-HALF = GROUP_COLUMNS // 2
-"""Columns of the first result multiplexer: 4 values and 2 select bits fill a LUT6."""
-
-
-class ArrayGroup(wiring.Component):
-    """Eight columns of the array.
-
-    A processing element is a DSP48E2's operand, product and accumulator registers. The accumulator
-    is written as ``Mux(first, 0, acc) + product``, the form that synthesis maps into it.
-
-    **Latency** 3 cycles from a column's last input to its accumulator, 2 more to ``column``; 8 from
-    ``i`` to ``o``. **Throughput** one input per cycle. **Backpressure** none.
-
-    Parameters
-    ----------
-    params
-        The core's parameters.
-
-    Members
-    -------
-    i, o : In, Out(step_layout(params))
-        The walking activations; ``o`` feeds the next group.
-    weights : In(ArrayLayout(signed(8), 8))
-        Column ``c``'s weight comes ``c`` cycles after the activations it belongs to.
-    ahead : Out(1)
-        A column leaves two cycles later on ``SystolicArray.column``.
-    column : Out(values_layout(params))
-        Accumulators of a finished column, else 0.
-    """
-
-    i: View[data.StructLayout]
-    o: View[data.StructLayout]
-    weights: View[data.ArrayLayout]
-    ahead: Signal
-    column: View[data.ArrayLayout]
-
-    def __init__(self, params: ComputeParams) -> None:
-        self._params = params
-        super().__init__(
-            {
-                "i": In(step_layout(params)),
-                "o": Out(step_layout(params)),
-                "weights": In(data.ArrayLayout(signed(8), GROUP_COLUMNS)),
-                "ahead": Out(1),
-                "column": Out(values_layout(params)),
-            }
-        )
-
-    def elaborate(self, platform: object) -> Module:
-        """Build the columns, then the multiplexer of their results."""
-        m = Module()
-        accumulators = []
-        finishing = []
-        step: Any = self.i
-        for column in range(GROUP_COLUMNS):
-            here: Any = Signal(step_layout(self._params), name=f"step_{column}", reset_less=True)
-            m.d.sync += here.eq(step)
-            accumulators.append(self._column(m, column, here))
-            finishing.append(self._finishing(m, column, here))
-            step = here
-        m.d.comb += [
-            self.o.eq(step),
-            self.o.remaining.eq(
-                Mux(step.remaining > GROUP_COLUMNS, step.remaining - GROUP_COLUMNS, 0)
-            ),
-        ]
-        self._drain(m, accumulators, finishing)
-        return m
-
-    def _column(self, m: Module, column: int, step: Any) -> list[Signal]:
-        """Build one column's processing elements; return their accumulators."""
-        bits = self._params.acc_bits
-        weight = Signal(signed(8), name=f"weight_{column}", reset_less=True)
-        first = Signal(name=f"first_{column}", reset_less=True)
-        m.d.sync += [weight.eq(self.weights[column]), first.eq(step.first)]
-        accumulators = []
-        for row in range(self._params.rows):
-            place = f"{column}_{row}"
-            product = Signal(signed(16), name=f"product_{place}", reset_less=True)
-            accumulator = Signal(signed(bits), name=f"accumulator_{place}", reset_less=True)
-            m.d.sync += [
-                product.eq(step.activations[row] * weight),
-                accumulator.eq(Mux(first, 0, accumulator) + product),
-            ]
-            accumulators.append(accumulator)
-        return accumulators
-
-    def _finishing(self, m: Module, column: int, step: Any) -> Signal:
-        """1 while the column's last product of a tile is being added."""
-        finishing = Signal(name=f"finishing_{column}")
-        m.d.sync += finishing.eq(step.last & (step.remaining > column))
-        return finishing
-
-    def _drain(self, m: Module, accumulators: list[list[Signal]], finishing: list[Signal]) -> None:
-        """Select the finished column in two steps of a LUT6 each."""
-        halves, valid = [], []
-        for half in range(2):
-            columns = range(half * HALF, (half + 1) * HALF)
-            ends = [finishing[column] for column in columns]
-            select = Signal(range(HALF), name=f"select_{half}")
-            finished = Signal(name=f"finished_{half}")
-            chosen: Any = Signal(values_layout(self._params), name=f"half_{half}", reset_less=True)
-            chosen_valid = Signal(name=f"half_valid_{half}")
-            m.d.sync += [
-                select.eq(Cat(ends[1] | ends[3], ends[2] | ends[3])),
-                finished.eq(reduce(operator.or_, ends)),
-                chosen_valid.eq(finished),
-            ]
-            with m.Switch(select):
-                for value, column in enumerate(columns):
-                    with m.Case(value):
-                        m.d.sync += [
-                            chosen[row].eq(accumulators[column][row])
-                            for row in range(self._params.rows)
-                        ]
-            halves.append(chosen.as_value())
-            valid.append(chosen_valid)
-        m.d.comb += self.ahead.eq(valid[0] | valid[1])
-        m.d.sync += self.column.as_value().eq(
-            Mux(valid[0], halves[0], 0) | Mux(valid[1], halves[1], 0)
-        )
+__all__ = ["Accumulate", "Array"]
 
 
-class SystolicArray(wiring.Component):
-    """``columns // 8`` groups in a row, and the sum of their drains.
+class Accumulate(wiring.Component):
+    """Adds the sums of 8 products over a layer's inputs, and drains an output per cycle.
 
-    **Latency** :attr:`latency` cycles from a tile's last input to column 0's results, one more per
-    column. **Throughput** one input per cycle; tiles that begin at least ``columns`` cycles apart,
-    or of fewer columns, do not disturb each other. **Backpressure** none.
+    What is finished moves to registers of its own, so the next sums begin at once; groups of
+    outputs must be at least as many cycles apart as the one before has outputs.
+
+    **Latency** 2 cycles from the last sums to the group's first ``column``. **Throughput** 1 step
+    and 1 column per cycle. **Backpressure** none.
 
     Parameters
     ----------
     params
-        The core's parameters.
+        Sizes.
 
     Members
     -------
-    i : In(step_layout(params))
-        ``activations`` must be 0 outside of tiles; within a tile they come in every cycle.
-    weights : In(ArrayLayout(ArrayLayout(signed(8), 8), columns // 8))
-        Column ``c``'s weight comes ``c`` cycles after the activations it belongs to.
+    sums : In(ArrayLayout(ArrayLayout(signed(18), rows), outs))
+    early, tag : In(tag_layout(params))
+        Of the same step, ``early`` two cycles before.
     ahead : Out(1)
         ``column`` holds a column in two cycles.
     column : Out(values_layout(params))
     """
 
-    latency = 6
+    LATENCY = 2
 
-    i: View[data.StructLayout]
-    weights: View[data.ArrayLayout]
+    sums: View[data.ArrayLayout]
+    early: View[data.StructLayout]
+    tag: View[data.StructLayout]
     ahead: Signal
     column: View[data.ArrayLayout]
 
     def __init__(self, params: ComputeParams) -> None:
         self._params = params
-        group = data.ArrayLayout(signed(8), GROUP_COLUMNS)
+        row = data.ArrayLayout(signed(FIELD_BITS), params.rows)
         super().__init__(
             {
-                "i": In(step_layout(params)),
-                "weights": In(data.ArrayLayout(group, params.groups)),
+                "sums": In(data.ArrayLayout(row, params.outs)),
+                "early": In(tag_layout(params)),
+                "tag": In(tag_layout(params)),
                 "ahead": Out(1),
                 "column": Out(values_layout(params)),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Chain the groups."""
+        """Build the accumulators, and shift registers of finished columns."""
         m = Module()
-        step = self.i
-        groups = []
-        for index in range(self._params.groups):
-            group = m.submodules[f"group_{index}"] = ArrayGroup(self._params)
-            m.d.comb += [group.i.eq(step), group.weights.eq(self.weights[index])]
-            step = group.o
-            groups.append(group)
-        # at most one group drives a value other than 0
-        m.d.comb += self.ahead.eq(reduce(operator.or_, (group.ahead for group in groups)))
-        m.d.sync += self.column.as_value().eq(
-            reduce(operator.or_, (group.column.as_value() for group in groups))
-        )
+        p = self._params
+        held: list[Any] = [
+            Signal(values_layout(p), name=f"held_{out}", reset_less=True) for out in range(p.outs)
+        ]
+        ended = Signal()
+        left = Signal(p.outs)  # finished columns that have not left, one bit each, two cycles ahead
+        ending = Signal()
+        count = Signal.like(self.early.outs, reset_less=True)
+        m.d.sync += [
+            ended.eq(self.tag.valid & self.tag.end),
+            ending.eq(self.early.valid & self.early.end),
+            count.eq(self.early.outs),
+        ]
+        with m.If(ending):
+            m.d.sync += left.eq(Cat((count >= out) for out in range(p.outs)))
+        with m.Else():
+            m.d.sync += left.eq(left >> 1)
+        m.d.comb += [self.ahead.eq(left[0]), self.column.eq(held[0])]
+        for out in range(p.outs):
+            totals: Any = Signal(values_layout(p), name=f"total_{out}", reset_less=True)
+            for row in range(p.rows):
+                m.d.sync += totals[row].eq(
+                    self.sums[out][row] + Mux(self.tag.begin, 0, totals[row])
+                )
+            following = held[out + 1] if out + 1 < p.outs else totals
+            m.d.sync += held[out].eq(Mux(ended, totals, following))
         return m
+
+
+class Array(wiring.Component):
+    """Positions along the chain, ``rows / 2 × outs`` dot products, their accumulators.
+
+    **Latency** :attr:`latency` cycles from a group's last step to its first column. **Throughput**
+    1 step per cycle. **Backpressure** none.
+
+    Parameters
+    ----------
+    params
+        Sizes.
+
+    Members
+    -------
+    config : In(stream.Signature(config_layout(), always_ready=True))
+    writes : CHAIN × In(bank_write_layout(params))
+    step : In(step_layout(params))
+    tag : In(tag_layout(params))
+    ahead : Out(1)
+        ``column`` holds a column in two cycles.
+    column : Out(values_layout(params))
+    """
+
+    config: stream.Interface
+    writes: list[Any]
+    step: View[data.StructLayout]
+    tag: View[data.StructLayout]
+    ahead: Signal
+    column: View[data.ArrayLayout]
+
+    latency = Position.LATENCY + CHAIN + 3 + Accumulate.LATENCY
+
+    def __init__(self, params: ComputeParams) -> None:
+        self._params = params
+        super().__init__(
+            {
+                "config": In(stream.Signature(config_layout(), always_ready=True)),
+                "writes": In(bank_write_layout(params)).array(CHAIN),
+                "step": In(step_layout(params)),
+                "tag": In(tag_layout(params)),
+                "ahead": Out(1),
+                "column": Out(values_layout(params)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Connect them; the tag waits for the sums."""
+        m = Module()
+        p = self._params
+        positions = [Position(p, k) for k in range(CHAIN)]
+        step: Any = self.step
+        copies = []
+        for k, position in enumerate(positions):
+            m.submodules[f"position_{k}"] = position
+            m.d.comb += [
+                position.config.valid.eq(self.config.valid),
+                position.config.payload.eq(self.config.payload),
+                position.write.eq(self.writes[k]),
+                position.step.eq(step),
+            ]
+            step = position.next
+            copies.append(self._spread(m, k, position.operands))
+
+        m.submodules.accumulate = accumulate = Accumulate(p)
+        latency = 0
+        for out in range(p.outs):
+            for pair in range(p.pairs):
+                chain = m.submodules[f"dot_{out}_{pair}"] = PackedDotChain(CHAIN)
+                latency = chain.latency
+                for k in range(CHAIN):
+                    own = copies[k][pair // self._group]
+                    m.d.comb += [
+                        chain.low[k].eq(own.inputs[2 * pair]),
+                        chain.high[k].eq(own.inputs[2 * pair + 1]),
+                        chain.b[k].eq(own.weights[out]),
+                    ]
+                m.d.comb += [
+                    accumulate.sums[out][2 * pair].eq(chain.low_sum),
+                    accumulate.sums[out][2 * pair + 1].eq(chain.high_sum),
+                ]
+        tags: list[Any] = [self.tag]
+        for stage in range(Position.LATENCY + 1 + latency):
+            later: Any = Signal(tag_layout(p), name=f"tag_{stage}", reset_less=True)
+            m.d.sync += later.eq(tags[-1])
+            tags.append(later)
+        m.d.comb += [
+            accumulate.early.eq(tags[-3]),
+            accumulate.tag.eq(tags[-1]),
+            self.ahead.eq(accumulate.ahead),
+            self.column.eq(accumulate.column),
+        ]
+        return m
+
+    @property
+    def _group(self) -> int:
+        """Pairs of samples that share a register of weights."""
+        return min(self._params.pairs, self._params.max_fanout)
+
+    def _spread(self, m: Module, k: int, operands: Any) -> list[Any]:
+        """Register the operands once more, with a copy for every ``max_fanout`` multipliers."""
+        copies = []
+        for copy in range(-(-self._params.pairs // self._group)):
+            register: Any = Signal(
+                operands_layout(self._params),
+                name=f"operands_{k}_{copy}",
+                reset_less=True,
+                attrs={"keep": True},
+            )
+            m.d.sync += register.eq(operands)
+            copies.append(register)
+        return copies

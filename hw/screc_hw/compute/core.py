@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from screc_hw.compute.array import SystolicArray
-from screc_hw.compute.buffers import DenseRing, WeightBank, WordMemory
+from screc_hw.compute.array import Array
 from screc_hw.compute.finish import Finish
-from screc_hw.compute.interaction import FeatureRow
-from screc_hw.compute.issue import FeatureIssue, LinearIssue
-from screc_hw.compute.layouts import issue_layout
+from screc_hw.compute.inputs import WRITE_CYCLES, BagInput, DenseInput
+from screc_hw.compute.issue import Issue
+from screc_hw.compute.layouts import linear_layout
+from screc_hw.compute.memories import LoadedMemory
 from screc_hw.compute.output import ResultOutput
+from screc_hw.compute.pairs import Pairs
 from screc_hw.compute.params import ComputeParams
 from screc_hw.compute.sequencer import Sequencer
-from screc_hw.stream import (
-    SkidBuffer,
-    config_layout,
-    feature_write_layout,
-    index_bits,
-    result_layout,
-)
+from screc_hw.compute.tensors import CHAIN
+from screc_hw.compute.turn import Turn
+from screc_hw.compute.writer import BankWriter
+from screc_hw.protocol import REQUANTISE_FIELDS, Destination, LoadTarget
+from screc_hw.stream import config_layout, feature_write_layout, result_layout
 
 __all__ = ["ComputeCore"]
 
@@ -31,12 +30,11 @@ COUNTER_BITS = 32
 
 
 class ComputeCore(wiring.Component):
-    """Runs a DLRM's dense part on sub-batches of ``rows`` samples.
+    """Runs a DLRM's dense part on sub-batches of ``rows`` samples, ``slots`` at once.
 
-    **Latency** and **throughput** of a sub-batch: :meth:`ComputeParams.cycles`; its inputs may
-    arrive while the one before is computed. **Backpressure** ``dense.ready`` is 0 when the dense
-    ring is full; ``words.ready`` pauses while the array writes the feature buffer; ``results`` may
-    be held back for ever, which stops the core at its next OUTPUT.
+    **Throughput** :meth:`ComputeParams.cycles`. **Backpressure** ``dense`` and ``words`` wait
+    while slots or the writer are taken; ``results`` may be held back for ever, which stops the core
+    at its next OUTPUT.
 
     Parameters
     ----------
@@ -59,8 +57,8 @@ class ComputeCore(wiring.Component):
     results : Out(stream.Signature(result_layout()))
         One record per row, padded rows too.
     busy, active, waiting : Out(32)
-        Cycles since reset with a sub-batch begun or arriving, with an input entering the array, and
-        of the busy ones those that wait for inputs or for results to be taken.
+        Cycles since reset with something of a sub-batch here, with a step in the array, and of
+        the busy ones those without.
     idle : Out(1)
         Nothing has arrived that has not left.
     """
@@ -98,152 +96,176 @@ class ComputeCore(wiring.Component):
         m = Module()
         p = self._params
         m.submodules.sequencer = sequencer = Sequencer(p)
-        m.submodules.linear_issue = linear = LinearIssue(p)
-        m.submodules.feature_issue = feature = FeatureIssue(p)
-        m.submodules.array = array = SystolicArray(p)
+        m.submodules.issue = issue = Issue(p)
+        m.submodules.array = array = Array(p)
         m.submodules.finish = finish = Finish(p)
+        m.submodules.writer = writer = BankWriter(p)
+        m.submodules.dense_input = dense = DenseInput(p)
+        m.submodules.bag_input = bags = BagInput(p)
         m.submodules.records = output = ResultOutput(p)
-        m.submodules.word_buffer = words = SkidBuffer(feature_write_layout(p))
-        wiring.connect(m, wiring.flipped(self.words), words.i)
+        wiring.connect(m, wiring.flipped(self.words), bags.words)
+        wiring.connect(m, wiring.flipped(self.dense), dense.i)
         wiring.connect(m, output.results, wiring.flipped(self.results))
-
-        config = self._config(m)
-        for part in (sequencer, finish, output):
-            m.d.comb += [
-                part.config.valid.eq(config.valid),
-                part.config.payload.eq(config.payload),
-            ]
-        ring = self._array(m, linear, array, finish, config)
-        self._features(m, sequencer, feature, finish, words)
+        wiring.connect(m, dense.o, writer.dense)
+        wiring.connect(m, bags.stripes, writer.bags)
+        wiring.connect(m, issue.columns, finish.columns)
+        config = self._config(m, sequencer, array, finish, dense, bags, output)
         m.d.comb += [
-            sequencer.complete.eq(self.complete),
-            sequencer.dense_level.eq(ring.level),
-            sequencer.output_free.eq(output.free),
-            sequencer.done.eq(finish.done),
-            linear.start.eq(sequencer.start_linear),
-            linear.operation.eq(sequencer.operation),
-            feature.start.eq(sequencer.start_feature),
-            feature.operation.eq(sequencer.operation),
-            feature.slot_base.eq(sequencer.slot_base),
-            finish.start.eq(sequencer.start_linear | sequencer.start_feature),
-            finish.operation.eq(sequencer.operation),
+            bags.complete.eq(self.complete),
+            dense.release.eq(sequencer.release),
+            sequencer.dense.eq(dense.complete),
+            sequencer.bags.eq(bags.written),
+            self.release.eq(sequencer.release),
+            array.step.eq(issue.step),
+            array.tag.eq(issue.tag),
             finish.ahead.eq(array.ahead),
             finish.column.eq(array.column),
-            finish.value_valid.eq(feature.valid),
-            finish.value_final.eq(feature.final),
-            output.load.eq(finish.output),
-            output.logits.eq(finish.logits),
-            output.codes.eq(finish.codes),
-            self.release.eq(sequencer.release),
+            *(array.writes[k].eq(writer.writes[k]) for k in range(CHAIN)),
         ]
-        self._counters(m, sequencer, linear)
-        m.d.sync += self.idle.eq(~sequencer.pending & output.idle & ~words.o.valid)
+        self._linear(m, sequencer, issue)
+        self._columns(m, sequencer, finish, writer, output)
+        if p.dot:
+            self._interaction(m, sequencer, finish, writer, bags, config)
+        else:
+            m.d.comb += [sequencer.turn_free.eq(0), finish.copy.valid.eq(0)]
+        here = Signal()
+        m.d.sync += here.eq(sequencer.busy | dense.held | bags.held | ~output.idle)
+        m.d.sync += [
+            self.idle.eq(~here & ~sequencer.busy),
+            self.busy.eq(self.busy + here),
+            self.active.eq(self.active + issue.busy),
+            self.waiting.eq(self.waiting + (here & ~issue.busy)),
+        ]
         return m
 
-    def _counters(self, m: Module, sequencer: Sequencer, linear: LinearIssue) -> None:
-        """Count; the events are registered, to keep the counters out of their paths."""
-        events = (
-            (self.busy, sequencer.pending),
-            (self.active, linear.issue.valid),
-            (self.waiting, sequencer.waiting),
-        )
-        for counter, event in events:
-            seen = Signal(name="seen")
-            m.d.sync += [seen.eq(event), counter.eq(counter + seen)]
-
-    def _config(self, m: Module) -> stream.Interface:
+    def _config(self, m: Module, *parts: Any) -> stream.Interface:
         """Register the LOAD words on their way to the memories."""
         held = stream.Signature(config_layout(), always_ready=True).create(path=("config_held",))
         m.d.sync += [held.valid.eq(self.config.valid), held.payload.eq(self.config.payload)]
+        for part in parts:
+            m.d.comb += [part.config.valid.eq(held.valid), part.config.payload.eq(held.payload)]
         return held
 
-    def _array(
-        self,
-        m: Module,
-        linear: LinearIssue,
-        array: SystolicArray,
-        finish: Finish,
-        config: stream.Interface,
-    ) -> DenseRing:
-        """Build the memories in front of the array: weights, activations, dense words."""
-        p = self._params
-        m.submodules.ring = ring = DenseRing(p)
-        m.submodules.activations = activations = WordMemory(
-            width=8 * p.rows, depth=p.activation_words
-        )
-        issue = linear.issue
-        wiring.connect(m, wiring.flipped(self.dense), ring.i)
-        reading_dense = issue.valid & issue.dense
+    def _linear(self, m: Module, sequencer: Sequencer, issue: Issue) -> None:
+        """Hold the next operation of the array until the one before it has been issued."""
+        following: Any = Signal(linear_layout(self._params), name="following", reset_less=True)
+        waits = Signal()
         m.d.comb += [
-            ring.advance.eq(reading_dense),
-            ring.rewind.eq(issue.last),
-            ring.pop.eq(issue.pop),
-            activations.address.eq(issue.activation),
-            activations.write.eq(finish.activation),
-            activations.write_address.eq(finish.address),
-            activations.write_data.eq(Cat(*(finish.codes[row][:8] for row in range(p.rows)))),
+            sequencer.linear_free.eq(~waits),
+            issue.i.valid.eq(waits),
+            issue.i.payload.eq(following),
         ]
-        # both memories answer after two cycles
-        near: Any = Signal(issue_layout(p), name="issue_near")
-        here: Any = Signal(issue_layout(p), name="issue_here")
-        m.d.sync += [near.eq(issue), here.eq(near)]
-        m.d.comb += [
-            array.i.activations.eq(
-                Mux(here.valid, Mux(here.dense, ring.data, activations.data), 0)
-            ),
-            array.i.first.eq(here.first),
-            array.i.last.eq(here.last),
-            array.i.remaining.eq(here.remaining),
-        ]
-        address = issue.weight
-        for group in range(p.groups):
-            bank = m.submodules[f"weights_{group}"] = WeightBank(p, group)
-            m.d.comb += [
-                bank.config.valid.eq(config.valid),
-                bank.config.payload.eq(config.payload),
-                bank.address.eq(address),
-                array.weights[group].eq(bank.weights),
-            ]
-            address = bank.address_out
-        return ring
+        with m.If(issue.i.ready):
+            m.d.sync += waits.eq(0)
+        with m.If(sequencer.start_linear):
+            m.d.sync += [waits.eq(1), following.eq(sequencer.linear)]
 
-    def _features(
+    def _columns(
         self,
         m: Module,
         sequencer: Sequencer,
-        feature: FeatureIssue,
         finish: Finish,
-        words: SkidBuffer,
+        writer: BankWriter,
+        output: ResultOutput,
     ) -> None:
-        """Build the rows of the feature buffer; the array's components go before bags' words."""
+        """Send columns to the activation memory or out, and tell when an operation is done."""
         p = self._params
-        # `complete` may be ahead of words that wait here, two at most. That is harmless: they wait
-        # for a LINEAR only, leave in the two cycles after its last write, and an operation that
-        # reads them starts in the third. Tested in tests/unit/test_compute_stalled_words.py.
-        word = words.o.payload
-        own = Signal(index_bits(p.feature_words))
-        bags = Signal(index_bits(p.feature_words))
+        tag: Any = finish.tag
+        spot: Any = writer.columns.payload
+        to_memory = tag.valid & (tag.destination == Destination.ACTIVATION)
+        to_output = tag.valid & (tag.destination == Destination.OUTPUT)
         m.d.comb += [
-            words.o.ready.eq(~finish.feature),
-            own.eq(sequencer.slot_base + finish.address),
+            writer.columns.valid.eq(to_memory),
+            spot.bank.eq(tag.bank),
+            spot.address.eq(tag.address),
+            spot.enable.eq(-1),
+            *(spot.codes[row].eq(finish.codes[row]) for row in range(p.rows)),
+            output.load.eq(to_output),
+            output.logits.eq(finish.logits),
+            output.codes.eq(finish.codes),
         ]
-        with m.Switch(word.slot):
-            for slot in range(p.slots):
-                with m.Case(slot):
-                    m.d.comb += bags.eq(word.word + slot * p.vector_words)
-        for row in range(p.rows):
-            unit = m.submodules[f"row_{row}"] = FeatureRow(p)
-            write = unit.write
-            m.d.comb += [unit.read.eq(feature.read), finish.value[row].eq(unit.value)]
-            with m.If(finish.feature):
-                m.d.comb += [
-                    write.enable.eq(finish.component),
-                    write.address.eq(own),
-                    write.data.eq(finish.codes[row][:8].replicate(p.lanes)),
-                ]
-            with m.Else():
-                m.d.comb += [
-                    write.enable.eq((words.o.valid & (word.row == row)).replicate(p.lanes)),
-                    write.address.eq(bags),
-                    write.data.eq(word.data),
-                ]
+        done: Any = sequencer.done[0]
+        stages = [tag.final & (to_memory | to_output)]
+        slots, lasts = [tag.slot], [tag.last]
+        for n in range(WRITE_CYCLES):
+            pulse, slot, last = (
+                Signal(name=f"done_{n}"),
+                Signal.like(tag.slot, name=f"slot_{n}"),
+                Signal(name=f"last_{n}"),
+            )
+            m.d.sync += [pulse.eq(stages[-1]), slot.eq(slots[-1]), last.eq(lasts[-1])]
+            stages.append(pulse)
+            slots.append(slot)
+            lasts.append(last)
+        m.d.comb += [done.valid.eq(stages[-1]), done.slot.eq(slots[-1]), done.last.eq(lasts[-1])]
+        # one OUTPUT at a time, from its start to the last record's departure
+        out = Signal()
+        with m.If(
+            sequencer.start_linear & (sequencer.linear.place.destination == Destination.OUTPUT)
+        ):
+            m.d.sync += out.eq(1)
+        with m.Elif(to_output):
+            m.d.sync += out.eq(0)
+        m.d.comb += sequencer.output_free.eq(~out & output.free)
+
+    def _interaction(
+        self,
+        m: Module,
+        sequencer: Sequencer,
+        finish: Finish,
+        writer: BankWriter,
+        bags: BagInput,
+        config: stream.Interface,
+    ) -> None:
+        """Build the pairs' units and the turn of the bottom output in front of them."""
+        p = self._params
+        m.submodules.pairs = pairs = Pairs(p)
+        m.submodules.turn = turn = Turn(p)
+        wiring.connect(m, pairs.o, writer.pairs)
+        wiring.connect(m, turn.copy, finish.copy)
+        tag: Any = finish.tag
+        place: Any = sequencer.linear.place
+        writing = turn.vectors.units.any()
+        write: Any = Signal(pairs.write.shape(), name="vector_write")
+        with m.If(writing):
+            m.d.sync += write.eq(turn.vectors)
+        with m.Else():
+            m.d.sync += write.eq(bags.vectors)
+        m.d.comb += [
+            bags.free.eq(~writing),
+            pairs.write.eq(write),
+            turn.start.eq(sequencer.start_linear & (place.destination == Destination.FEATURE)),
+            turn.place.eq(place),
+            sequencer.turn_free.eq(turn.free),
+            turn.columns.valid.eq(tag.valid & (tag.destination == Destination.FEATURE)),
+            *(turn.columns.payload[row].eq(finish.codes[row]) for row in range(p.rows)),
+            turn.final.eq(tag.final),
+            pairs.start.eq(sequencer.start_pairs),
+            pairs.operation.eq(sequencer.pairs),
+            sequencer.pairs_free.eq(pairs.free),
+            sequencer.done[1].eq(pairs.done),
+        ]
+        # the scalar entries: of copies and of pairs, read where the operations say they are
+        m.submodules.scalars = scalars = LoadedMemory(
+            LoadTarget.REQUANTISE,
+            width=sum(REQUANTISE_FIELDS["s"]),
+            depth=p.requantise_words,
+            ports=2,
+        )
+        wiring.connect(m, config, scalars.config)
+        copy_entry, pair_entry = (
+            Signal.like(place.entry, name=n) for n in ("copy_entry", "pair_entry")
+        )
+        with m.If(turn.start):
+            m.d.sync += copy_entry.eq(place.entry + sequencer.linear.n + 1)
+        with m.If(pairs.start):
+            m.d.sync += pair_entry.eq(sequencer.pairs.place.entry)
+        m.d.comb += [scalars.address[0].eq(copy_entry), scalars.address[1].eq(pair_entry)]
+        for entry, unit in ((scalars.data[0], "copy"), (scalars.data[1], "pair")):
+            low_m, bits_m = REQUANTISE_FIELDS["m"]
+            low_s, bits_s = REQUANTISE_FIELDS["s"]
+            factor, shift = entry[low_m : low_m + bits_m], entry[low_s : low_s + bits_s]
+            if unit == "copy":
+                m.d.comb += [finish.copy_m.eq(factor), finish.copy_s.eq(shift)]
+            else:
+                m.d.comb += [pairs.m.eq(factor), pairs.s.eq(shift)]

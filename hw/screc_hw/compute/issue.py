@@ -1,247 +1,128 @@
-"""Address generators: one walks the tiles of a LINEAR, one the words of a COPY or DOT."""
+"""Walks the steps of one LINEAR after the other, without a gap between them."""
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, Value
-from amaranth.lib import wiring
+from typing import Any
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.data import View
 from amaranth.lib.wiring import In, Out
 
-from screc_hw.compute.layouts import issue_layout, operation_layout, read_layout
+from screc_hw.compute.layouts import columns_layout, linear_layout, step_layout, tag_layout
 from screc_hw.compute.params import ComputeParams
-from screc_hw.protocol import LAYER_FIELDS, Operation, Source
-from screc_hw.stream import index_bits
 
-__all__ = ["FeatureIssue", "LinearIssue"]
-
-N_BITS = LAYER_FIELDS["n"][1]
+__all__ = ["Issue"]
 
 
-class LinearIssue(wiring.Component):
-    """Issues the inputs of a LINEAR, tile after tile.
+class Issue(wiring.Component):
+    """Turns operations into steps: all inputs of a group of outputs, group after group.
 
-    **Latency** 1 cycle from ``start``. **Throughput** one input per cycle; a tile begins no sooner
-    than ``columns`` cycles after the one before, so that their results do not meet.
+    A group lasts as many cycles as it has outputs at least, for its columns leave one by one.
+
+    **Latency** 1 cycle. **Throughput** 1 step per cycle. **Backpressure** ``i.ready`` comes from
+    registers; the next operation is taken in the last cycle of the one before.
 
     Parameters
     ----------
     params
-        The core's parameters.
+        Sizes.
 
     Members
     -------
-    start : In(1)
-    operation : In(operation_layout())
-        Sampled with ``start``.
-    issue : Out(issue_layout(params))
+    i : In(stream.Signature(linear_layout(params)))
+    columns : Out(stream.Signature(columns_layout(params)))
+        Told with an operation's first step; an operation begins when it is taken.
+    step : Out(step_layout(params))
+    tag : Out(tag_layout(params))
+    busy : Out(1)
+        A step is issued.
     """
 
-    start: Signal
-    operation: View
-    issue: View
+    i: stream.Interface
+    columns: stream.Interface
+    step: View[data.StructLayout]
+    tag: View[data.StructLayout]
+    busy: Signal
 
     def __init__(self, params: ComputeParams) -> None:
         self._params = params
         super().__init__(
             {
-                "start": In(1),
-                "operation": In(operation_layout()),
-                "issue": Out(issue_layout(params)),
+                "i": In(stream.Signature(linear_layout(params))),
+                "columns": Out(stream.Signature(columns_layout(params))),
+                "step": Out(step_layout(params)),
+                "tag": Out(tag_layout(params)),
+                "busy": Out(1),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Build the counters."""
+        """Build the counters of inputs, of outputs, and of cycles that a group must last."""
         m = Module()
         p = self._params
-        op, issue = self.operation, self.issue
-        running, dense = Signal(), Signal()
-        base, address = Signal.like(issue.activation), Signal.like(issue.activation)
-        weight = Signal.like(issue.weight)
-        inputs, left = Signal(index_bits(p.max_k)), Signal(index_bits(p.max_k))  # less 1
-        outputs = Signal(N_BITS)
-        final, first = Signal(), Signal()
-        spacing = Signal(range(p.columns))
-        go = Signal()
+        op: Any = self.i.payload
+        active, start = Signal(), Signal()
+        link, links = (Signal.like(op.links, name=n, reset_less=True) for n in ("link", "links"))
+        tail = Signal.like(op.tail, name="tail", reset_less=True)
+        # outputs of the groups to come, this one's included, less one
+        left = Signal.like(op.n, reset_less=True)
+        spare = Signal(range(p.outs), reset_less=True)  # cycles that the group must last yet
+        home = Signal.like(op.source, name="home", reset_less=True)
+        step: Any = Signal(step_layout(p), name="steps", reset_less=True)
+        begin, done_sum = Signal(reset_less=True), Signal()
+        final = Signal()  # of the last group
+        outs = Signal(range(p.outs))
+        end = Signal()  # of the group
         m.d.comb += [
-            go.eq(running & (~first | (spacing == 0))),
-            issue.valid.eq(go),
-            issue.dense.eq(dense),
-            issue.pop.eq(final),
-            issue.first.eq(go & first),
-            issue.last.eq(go & (left == 0)),
-            issue.remaining.eq(Mux(final, outputs, p.columns)),
-            issue.activation.eq(address),
-            issue.weight.eq(weight),
+            final.eq(left < p.outs),
+            outs.eq(Mux(final, left, p.outs - 1)),
+            end.eq((link == 0) & (spare == 0)),
+            start.eq(self.i.valid & self.i.ready),
+            self.i.ready.eq((~active | (end & final)) & self.columns.ready),
+            self.columns.valid.eq(start),
+            self.columns.payload.n.eq(op.n),
+            self.columns.payload.place.eq(op.place),
+            self.step.eq(step),
+            self.step.last.eq(Mux(link == 0, tail, -1)),
+            self.tag.valid.eq(active & ~done_sum),
+            self.tag.begin.eq(begin),
+            self.tag.end.eq(link == 0),
+            self.tag.outs.eq(outs),
+            self.busy.eq(active),
         ]
-        m.d.sync += final.eq(outputs <= p.columns)
-        with m.If(spacing != 0):
-            m.d.sync += spacing.eq(spacing - 1)
-        with m.If(go):
-            m.d.sync += [weight.eq(weight + 1), address.eq(address + 1), left.eq(left - 1)]
-            m.d.sync += first.eq(0)
-            with m.If(first):
-                m.d.sync += spacing.eq(p.columns - 1)
-            with m.If(left == 0):
-                m.d.sync += [
-                    first.eq(1),
-                    left.eq(inputs),
-                    address.eq(base),
-                    outputs.eq(outputs - p.columns),
-                    running.eq(~final),
-                ]
-        with m.If(self.start):
-            m.d.sync += [
-                running.eq(1),
-                first.eq(1),
-                dense.eq(op.source == Source.DENSE),
-                base.eq(op.source_base),
-                address.eq(op.source_base),
-                weight.eq(op.weight_base),
-                inputs.eq(op.k - 1),
-                left.eq(op.k - 1),
-                outputs.eq(op.n),
-                final.eq(op.n <= p.columns),
-            ]
-        return m
-
-
-class FeatureIssue(wiring.Component):
-    """Issues the word reads of a COPY or of a DOT's pairs, in step for all rows.
-
-    **Latency** 1 cycle from ``start``; :attr:`ComputeParams.copy_latency` or ``dot_latency`` cycles
-    from a read to its ``valid``. **Throughput** one component per cycle of a COPY, ``dot_lanes``
-    products per cycle of a DOT.
-
-    Parameters
-    ----------
-    params
-        The core's parameters.
-
-    Members
-    -------
-    start : In(1)
-    operation : In(operation_layout())
-        Sampled with ``start``.
-    slot_base : In(range(feature_words))
-        First word of the sub-batch's slot.
-    read : Out(read_layout(params))
-    valid, final : Out(1)
-        The rows' values hold a result; the operation's last.
-    """
-
-    start: Signal
-    operation: View
-    slot_base: Signal
-    read: View
-    valid: Signal
-    final: Signal
-
-    def __init__(self, params: ComputeParams) -> None:
-        self._params = params
-        super().__init__(
-            {
-                "start": In(1),
-                "operation": In(operation_layout()),
-                "slot_base": In(index_bits(params.feature_words)),
-                "read": Out(read_layout(params)),
-                "valid": Out(1),
-                "final": Out(1),
-            }
-        )
-
-    def elaborate(self, platform: object) -> Module:
-        """Build the counters: parts of a word, words of a vector, pairs."""
-        m = Module()
-        p = self._params
-        op = self.operation
-        running, dot = Signal(), Signal()
-        address = self.read.left
-        left, right = Signal.like(address), Signal.like(address)
-        base, row_base, start_base = (
-            Signal.like(address, name=n) for n in ("base", "row", "begin")
-        )
-        part, parts = Signal(range(p.lanes)), Signal(range(p.lanes))  # parts less 1
-        words, word = Signal(index_bits(p.vector_words)), Signal(index_bits(p.vector_words))
-        rows_left, pairs_left, row = Signal(N_BITS), Signal(N_BITS), Signal(N_BITS)
-        part_end, end, final = Signal(), Signal(), Signal()
-        m.d.comb += [
-            start_base.eq(self.slot_base + op.source_base),
-            part_end.eq(part == parts),
-            end.eq(part_end & (word == 0)),
-            final.eq(end & (rows_left == 0) & (pairs_left == 0)),
-            self.read.left.eq(left),
-            self.read.right.eq(right),
-            self.read.dot.eq(dot),
-        ]
-        with m.If(running):
-            m.d.sync += part.eq(Mux(part_end, 0, part + 1))
-            with m.If(part_end):
-                m.d.sync += [left.eq(left + 1), right.eq(right + 1), word.eq(word - 1)]
+        # the sum is complete, the group waits for its columns
+        waiting = Signal()
+        m.d.comb += done_sum.eq(waiting)
+        with m.If(active):
+            m.d.sync += [begin.eq(0), waiting.eq((link == 0) & ~end)]
+            with m.If(spare != 0):
+                m.d.sync += spare.eq(spare - 1)
+            with m.If(link != 0):
+                m.d.sync += [link.eq(link - 1), step.activation.eq(step.activation + 1)]
+            with m.If(~waiting):
+                m.d.sync += step.weight.eq(step.weight + 1)
             with m.If(end):
-                m.d.sync += [word.eq(words), running.eq(~final)]
-                with m.If(pairs_left == 0):  # the words of the next vector i follow
-                    m.d.sync += [
-                        row_base.eq(left + 1),
-                        right.eq(base),
-                        row.eq(row + 1),
-                        pairs_left.eq(row),
-                        rows_left.eq(rows_left - 1),
-                    ]
-                with m.Else():
-                    m.d.sync += [left.eq(row_base), pairs_left.eq(pairs_left - 1)]
-        with m.If(self.start):
-            is_dot = op.operation == Operation.DOT
-            first_row = start_base + Mux(is_dot, op.k, 0)
+                m.d.sync += [
+                    begin.eq(1),
+                    link.eq(links),
+                    step.activation.eq(home),
+                    left.eq(left - p.outs),
+                    # at least as many cycles as the *next* group has outputs
+                    spare.eq(Mux(left < 2 * p.outs, left[: len(spare)], p.outs - 1)),
+                    active.eq(~final),
+                ]
+        with m.If(start):
             m.d.sync += [
-                running.eq(1),
-                dot.eq(is_dot),
-                base.eq(start_base),
-                right.eq(start_base),
-                left.eq(first_row),
-                row_base.eq(first_row),
-                part.eq(0),
-                parts.eq(Mux(is_dot, p.lanes // p.dot_lanes - 1, p.lanes - 1)),
-                words.eq(op.k - 1),
-                word.eq(op.k - 1),
-                row.eq(1),
-                pairs_left.eq(0),
-                rows_left.eq(Mux(is_dot, op.n - 2, 0)),
+                active.eq(1),
+                begin.eq(1),
+                link.eq(op.links),
+                links.eq(op.links),
+                tail.eq(op.tail),
+                left.eq(op.n),
+                spare.eq(Mux(op.n < p.outs, op.n[: len(spare)], p.outs - 1)),
+                home.eq(op.source),
+                step.activation.eq(op.source),
+                step.weight.eq(op.weight),
             ]
-        first = running & (part == 0) & (word == words)
-        self._follow(m, running & (part == 0), first, running, dot, end, final)
         return m
-
-    def _follow(
-        self,
-        m: Module,
-        load: object,
-        first: object,
-        running: Signal,
-        dot: Signal,
-        end: Signal,
-        final: Signal,
-    ) -> None:
-        """Delay what goes with a read to where the rows need it."""
-        p = self._params
-        marks = {
-            "load": (load, p.read_latency),
-            "first": (first, p.read_latency + p.dot_levels + 2),
-        }
-        for name, (value, cycles) in marks.items():
-            m.d.comb += self.read[name].eq(_delayed(m, value, cycles, name))
-        copy = running & ~dot
-        valid: Value = _delayed(m, copy, p.copy_latency, "copied")
-        last: Value = _delayed(m, copy & final, p.copy_latency, "copied_last")
-        if p.dot:
-            product = running & dot & end
-            valid |= _delayed(m, product, p.dot_latency, "multiplied")
-            last |= _delayed(m, product & final, p.dot_latency, "multiplied_last")
-        m.d.comb += [self.valid.eq(valid), self.final.eq(last)]
-
-
-def _delayed(m: Module, value: object, cycles: int, name: str) -> Value:
-    """Return a bit after ``cycles`` registers, which reset clears."""
-    line = Signal(cycles, name=name)
-    m.d.sync += line.eq((line << 1) | value)
-    return line[-1]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from amaranth.hdl import signed
 from amaranth.lib import data
 
+from screc_hw.compute.memories import WORD_BITS
 from screc_hw.compute.params import ComputeParams
+from screc_hw.compute.tensors import CHAIN
+from screc_hw.numerics import LOGIT_CODE_BITS
 from screc_hw.protocol import LAYER_FIELDS
 from screc_hw.stream import index_bits
-
-WORD_BITS = 64
-"""A word of LOAD."""
 
 OPERATION_WORDS = -(
     -max(low + width for name, (low, width) in LAYER_FIELDS.items() if name != "reserved")
@@ -30,62 +30,129 @@ def operation_layout() -> data.FlexibleLayout:
 
 
 def step_layout(params: ComputeParams) -> data.StructLayout:
-    """What walks along the columns of the array.
+    """A step on its way along the positions: a word of activations, and the step's weights.
 
-    ``activations`` one input of every row; ``first`` and ``last`` mark a tile's first and last
-    input; ``remaining`` (with ``last``): columns that hold an output, counted from here.
+    Inputs of positions beyond ``last`` count as 0.
     """
     return data.StructLayout(
         {
-            "activations": data.ArrayLayout(signed(8), params.rows),
-            "first": 1,
-            "last": 1,
-            "remaining": range(params.columns + 1),
+            "activation": index_bits(params.bank_words),
+            "weight": params.step_bits,
+            "last": index_bits(CHAIN),
         }
     )
 
 
-def issue_layout(params: ComputeParams) -> data.StructLayout:
-    """One input of a LINEAR: where it is, where its weights are, and its place in the tile.
+def tag_layout(params: ComputeParams) -> data.StructLayout:
+    """What the accumulators must know of a step: the first and last of its sum, outputs less 1."""
+    return data.StructLayout({"valid": 1, "begin": 1, "end": 1, "outs": index_bits(params.outs)})
 
-    ``dense``: read the dense buffer; ``pop``: no later tile reads this input.
-    """
+
+def operands_layout(params: ComputeParams) -> data.StructLayout:
+    """One element of the dot products: an input of every sample, a weight of every output."""
     return data.StructLayout(
         {
-            "valid": 1,
-            "dense": 1,
-            "pop": 1,
-            "first": 1,
-            "last": 1,
-            "remaining": range(params.columns + 1),
-            "activation": index_bits(params.activation_words),
-            "weight": index_bits(params.weight_words),
+            "inputs": data.ArrayLayout(signed(8), params.rows),
+            "weights": data.ArrayLayout(signed(8), params.outs),
         }
     )
 
 
-def read_layout(params: ComputeParams) -> data.StructLayout:
-    """What every row of the feature buffer does in one cycle.
-
-    ``left`` and ``right`` word addresses; ``load`` (two cycles later than they) takes the words
-    read, else they shift, by ``dot_lanes`` components for ``dot`` and by one otherwise; ``first``
-    starts a product's sum. ``dot`` holds for a whole operation.
-    """
-    address = index_bits(params.feature_words)
-    return data.StructLayout({"left": address, "right": address, "load": 1, "dot": 1, "first": 1})
-
-
-def feature_port_layout(params: ComputeParams) -> data.StructLayout:
-    """A write to one row of the feature buffer: ``enable`` has a bit per component."""
+def bank_write_layout(params: ComputeParams) -> data.StructLayout:
+    """A write to a bank of the activation memory, a bit of ``enable`` per sample."""
     return data.StructLayout(
         {
-            "enable": params.lanes,
-            "address": index_bits(params.feature_words),
-            "data": data.ArrayLayout(signed(8), params.lanes),
+            "enable": params.rows,
+            "address": index_bits(params.bank_words),
+            "data": data.ArrayLayout(signed(8), params.rows),
         }
     )
 
 
 def values_layout(params: ComputeParams) -> data.ArrayLayout:
-    """One accumulator of every row."""
+    """One accumulator of every sample."""
     return data.ArrayLayout(signed(params.acc_bits), params.rows)
+
+
+def linear_layout(params: ComputeParams) -> data.StructLayout:
+    """A LINEAR for the array: what its steps and its columns need.
+
+    ``links`` steps per sum, inputs of the last step (``tail``) and ``n`` outputs are one less than
+    their counts; ``source`` is the word
+    of the activation memory. ``place`` says where the columns go.
+    """
+    return data.StructLayout(
+        {
+            "source": index_bits(params.bank_words),
+            "links": index_bits(params.links),
+            "tail": index_bits(CHAIN),
+            "n": index_bits(params.max_n),
+            "weight": params.step_bits,
+            "place": place_layout(params),
+        }
+    )
+
+
+def place_layout(params: ComputeParams) -> data.StructLayout:
+    """Where the columns of an operation go and how they are scaled.
+
+    ``entry`` of output 0; ``address`` the word of output 0 in the activation memory; ``slot`` and
+    ``last`` as the sequencer needs them back.
+    """
+    return data.StructLayout(
+        {
+            "entry": index_bits(params.requantise_words),
+            "relu": 1,
+            "destination": 2,
+            "address": index_bits(params.bank_words),
+            "slot": index_bits(params.slots),
+            "last": 1,
+        }
+    )
+
+
+def columns_layout(params: ComputeParams) -> data.StructLayout:
+    """The columns of an operation that come next: their place, and their count less one."""
+    return data.StructLayout({"n": index_bits(params.max_n), "place": place_layout(params)})
+
+
+def tagged_layout(params: ComputeParams) -> data.StructLayout:
+    """What a column carries through the requantiser.
+
+    ``bank`` and ``address`` of the activation memory; ``final`` column of its operation.
+    """
+    return data.StructLayout(
+        {
+            "valid": 1,
+            "destination": 2,
+            "bank": index_bits(CHAIN),
+            "address": index_bits(params.bank_words),
+            "slot": index_bits(params.slots),
+            "last": 1,
+            "final": 1,
+        }
+    )
+
+
+def codes_layout(params: ComputeParams) -> data.ArrayLayout:
+    """One code of every sample; the logit's code has 16 bits."""
+    return data.ArrayLayout(signed(LOGIT_CODE_BITS), params.rows)
+
+
+def done_layout(params: ComputeParams) -> data.StructLayout:
+    """An operation of ``slot`` is finished; ``last``: of the program."""
+    return data.StructLayout({"valid": 1, "slot": index_bits(params.slots), "last": 1})
+
+
+def pairs_layout(params: ComputeParams) -> data.StructLayout:
+    """A DOT: vectors, words of 8 components per vector, components of the last, all less one."""
+    return data.StructLayout(
+        {
+            "slot": index_bits(params.slots),
+            "vectors": index_bits(params.max_vectors),
+            "links": index_bits(-(-params.max_dim // CHAIN)),
+            "tail": index_bits(CHAIN),
+            "place": place_layout(params),
+            "first": index_bits(CHAIN * params.bank_words),
+        }
+    )

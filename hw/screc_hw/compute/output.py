@@ -10,8 +10,8 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.data import View
 from amaranth.lib.wiring import In, Out
 
-from screc_hw.compute.buffers import LoadedMemory
 from screc_hw.compute.layouts import values_layout
+from screc_hw.compute.memories import LoadedMemory
 from screc_hw.compute.params import ComputeParams
 from screc_hw.numerics import (
     LOGIT_CODE_BITS,

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 
-from screc_hw.model import LayerShape, ModelShape
-from screc_hw.numerics import ACC_BITS, INT8_MAX, SIGMOID_ENTRIES
-from screc_hw.resources import Resources, memory_blocks
+from screc_hw.compute.tensors import (
+    CHAIN,
+    Regions,
+    entry_count,
+    padded_inputs,
+    padded_outputs,
+    vector_words,
+    weight_steps,
+)
+from screc_hw.model import ModelShape
+from screc_hw.numerics import ACC_BITS, INT8_MAX
+from screc_hw.resources import Resources
 
-GROUP_COLUMNS = 8
-"""Columns of a group: one 64-bit word of LOAD ``WEIGHTS``."""
+MIN_ROWS, MAX_ROWS = 2, 64
+COLUMNS = (8, 16, 32, 64)
 
-REQUANTISE_LATENCY = 7
-"""As ``requantise.Requantise.latency`` (that module needs Amaranth; a test compares the two)."""
+WORD_BYTES = 8
+"""A word of LOAD."""
 
-LINEAR_LATENCY = 16
-"""Cycles from a LINEAR's last input to the next operation's start, less one per column drained:
-memory 2, array 6, bias 1, requantising 7. Measured: tests/unit/test_compute_cycles.py."""
+LINEAR_LATENCY = 50
+"""Cycles from a LINEAR's last step to the next operation's start."""
 
-FEATURE_WRITE_LATENCY = 2
-"""Cycles that a result for the feature buffer takes longer than one for the activation memory."""
+PAIRS_LATENCY = 50
+"""As of a LINEAR."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,24 +36,28 @@ class ComputeParams:
 
     Parameters
     ----------
-    rows, columns
-        Array size: rows are samples of a sub-batch, columns output channels (8 times a power
-        of two, so that a word of weights finds its place by bit fields).
+    rows
+        Samples of a sub-batch, a power of two of at least 2.
+    columns
+        Multipliers per sample: 8, 16, 32 or 64; 8 inputs of ``columns / 8`` outputs at a time.
     lanes
-        Bytes of a feature-buffer word.
+        Bytes of a bag's word, a multiple of 4.
     slots
-        Batch slots of the feature and dense buffers, a power of two.
-    dot_lanes
-        Multipliers per row of the interaction unit, a power of two up to ``lanes``.
-    vector_words
-        Words that one sample's vectors take in the feature buffer.
-    max_dense, max_k, max_dim
-        Largest dense width, layer input and embedding dimension.
-    activation_words, weight_words, requantise_words, program_length
-        Depths of the memories: words of ``rows`` bytes, words of ``columns`` bytes, entries,
-        operations.
+        Sub-batches under way, at least 2.
+    pair_units
+        Units of 8 multipliers for the interaction, a power of two up to ``rows``.
+    vector_words, max_vectors
+        Words of ``lanes`` bytes that one sample's vectors take, and their count.
+    max_dense, max_k, max_n, max_dim
+        Largest dense width, layer input, layer output and embedding dimension.
+    activation_words
+        Words of ``8 · rows`` bytes of one sub-batch's activations.
+    weight_steps, requantise_words, program_length
+        Depths: steps of weights of all layers, entries, operations.
     dot
-        Whether the interaction unit is built.
+        Whether the interaction units are built.
+    max_fanout
+        Multipliers that a register drives, at most.
 
     Raises
     ------
@@ -56,39 +68,64 @@ class ComputeParams:
     rows: int
     columns: int
     lanes: int
-    slots: int = 2
-    dot_lanes: int = 4
+    slots: int = 3
+    pair_units: int = 1
     vector_words: int
+    max_vectors: int
     max_dense: int
+    max_k: int
+    max_n: int
+    max_dim: int = 128
     activation_words: int
-    weight_words: int
+    weight_steps: int
     requantise_words: int
     program_length: int
-    max_k: int
     dot: bool = True
-    max_dim: int = 128
+    max_fanout: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("rows", "lanes", "slots", "dot_lanes"):
+        for name in ("rows", "pair_units"):
             value = getattr(self, name)
             if value < 1 or value & (value - 1):
                 raise ValueError(f"{name} must be a power of two, not {value}")
-        groups = self.columns // GROUP_COLUMNS
-        if self.columns % GROUP_COLUMNS or groups < 1 or groups & (groups - 1):
-            raise ValueError(f"columns must be 8 times a power of two, not {self.columns}")
-        for name in (
-            *("vector_words", "activation_words", "weight_words", "requantise_words"),
-            *("program_length", "max_k", "max_dim"),
+        if not MIN_ROWS <= self.rows <= MAX_ROWS:
+            raise ValueError(f"rows must lie in {MIN_ROWS}..{MAX_ROWS}, not {self.rows}")
+        if self.columns not in COLUMNS:
+            raise ValueError(f"columns must be 8, 16, 32 or 64, not {self.columns}")
+        if self.pair_units > self.rows:
+            raise ValueError(f"pair_units must be at most rows {self.rows}, not {self.pair_units}")
+        for name, low in (
+            ("slots", 2),
+            ("lanes", 4),
+            ("vector_words", 1),
+            ("max_vectors", 1),
+            ("max_dense", 0),
+            ("max_k", 1),
+            ("max_n", 1),
+            ("max_dim", 1),
+            ("activation_words", 1),
+            ("weight_steps", 1),
+            ("requantise_words", 1),
+            ("program_length", 1),
+            ("max_fanout", 1),
         ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.max_dense < 0:
-            raise ValueError(f"max_dense must be at least 0, not {self.max_dense}")
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")
         longest = ((1 << (self.acc_bits - 1)) - 1) // INT8_MAX**2
-        if self.dot and self.max_dim > longest:
-            raise ValueError(f"max_dim must be at most {longest}, not {self.max_dim}")
-        if self.dot_lanes > self.lanes:
-            raise ValueError(f"dot_lanes {self.dot_lanes} must not exceed lanes {self.lanes}")
+        if max(self.max_k, self.max_dim) > longest:
+            raise ValueError(
+                f"max_k and max_dim must be at most {longest}, not {self.max_k}, {self.max_dim}"
+            )
+
+    @property
+    def outs(self) -> int:
+        """Outputs that are worked on together."""
+        return self.columns // CHAIN
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of samples that share a multiplier."""
+        return self.rows // 2
 
     @property
     def acc_bits(self) -> int:
@@ -96,128 +133,150 @@ class ComputeParams:
         return ACC_BITS
 
     @property
-    def groups(self) -> int:
-        """Groups of eight columns."""
-        return self.columns // GROUP_COLUMNS
+    def word_steps(self) -> int:
+        """Steps whose weights of one position share a word."""
+        return WORD_BYTES // self.outs
 
     @property
-    def dense_words(self) -> int:
-        """Depth of the dense buffer, whose sub-batches follow each other in a ring."""
-        return max(2, self.slots * self.max_dense)
+    def weight_words(self) -> int:
+        """Words of weights of one position."""
+        return -(-self.weight_steps // self.word_steps)
 
     @property
-    def feature_words(self) -> int:
-        """Depth of a row's feature buffer: all slots, one after the other."""
-        return max(2, self.slots * self.vector_words)
+    def bank_words(self) -> int:
+        """Words of a bank of the activation memory: those of all sub-batches."""
+        return self.slots * self.activation_words
 
     @property
-    def dot_levels(self) -> int:
-        """Adder levels behind a row's ``dot_lanes`` multipliers."""
-        return self.dot_lanes.bit_length() - 1
+    def step_bits(self) -> int:
+        """Width of a step's number."""
+        return max(1, (self.weight_steps - 1).bit_length())
 
     @property
-    def read_latency(self) -> int:
-        """Cycles from a feature word's address to the control line that takes the word."""
-        return 2
+    def bag_parts(self) -> int:
+        """Writes of up to 8 bytes that a bag's word takes."""
+        return -(-self.lanes // CHAIN)
 
     @property
-    def copy_latency(self) -> int:
-        """Cycles from a feature word's address to the copied component: memory, shift, value."""
-        return self.read_latency + 3
+    def unit_rows(self) -> int:
+        """Samples of an interaction unit."""
+        return self.rows // self.pair_units
 
     @property
-    def dot_latency(self) -> int:
-        """Cycles from a pair's last address to its product: as a copy, and multiply, add, sum."""
-        return self.copy_latency + 2 + self.dot_levels
+    def vector_chunks(self) -> int:
+        """Words of 8 components that one sample's vectors take."""
+        return -(-self.vector_words * self.lanes // CHAIN)
 
-    @staticmethod
-    def activation_words_for(model: ModelShape) -> int:
-        """Words of the activation memory: two regions, consecutive layers alternate."""
-        a, b = ComputeParams.activation_regions(model)
-        return a + b
+    @property
+    def unit_words(self) -> int:
+        """Words of 8 components of an interaction unit: its samples of all sub-batches."""
+        return self.slots * self.unit_rows * self.vector_chunks
 
-    @staticmethod
-    def activation_regions(model: ModelShape) -> tuple[int, int]:
-        """Sizes of the activation memory's regions A and B.
+    @property
+    def links(self) -> int:
+        """Steps that the longest sum takes."""
+        return -(-self.max_k // CHAIN)
 
-        Bottom layer i writes A for even i, B for odd i (the last one writes the feature buffer);
-        the concatenated tensor is in A; top layer i writes B for even i, A for odd i.
-        """
-        a, b = model.top_inputs, 1
-        for i, layer in enumerate(model.bottom_layers[:-1]):
-            a, b = (max(a, layer.n), b) if i % 2 == 0 else (a, max(b, layer.n))
-        for i, layer in enumerate(model.top_layers[:-1]):
-            a, b = (a, max(b, layer.n)) if i % 2 == 0 else (max(a, layer.n), b)
-        return a, b
-
-    def cycles(self, model: ModelShape) -> float:
-        """Cycles of one sub-batch of ``rows`` samples whose inputs have arrived.
-
-        Operations run one after the other, so this is exact, and also the interval from sub-batch
-        to sub-batch as long as results are taken.
-        """
-        total = self.ahead_cycles(model)
-        total += sum(self._linear_cycles(layer) for layer in model.top_layers)
-        words = [-(-dim // self.lanes) for dim in model.vector_dims]
-        if model.pairs:
-            total += model.pairs * words[0] * (self.lanes // self.dot_lanes)
-            total += self.dot_latency + REQUANTISE_LATENCY + 1
-        else:
-            total += self._copy_cycles(sum(words[1 if model.dense else 0 :]))
-        return float(total)
-
-    def ahead_cycles(self, model: ModelShape) -> float:
-        """Cycles of a sub-batch's operations that need no bag: the bottom MLP and its copy."""
-        if not model.bottom_layers:
-            return 0.0
-        total = sum(self._linear_cycles(layer) for layer in model.bottom_layers)
-        total += FEATURE_WRITE_LATENCY + self._copy_cycles(-(-model.bottom[-1] // self.lanes))
-        return float(total)
-
-    def _linear_cycles(self, layer: LayerShape) -> int:
-        """Cycles of a layer: a tile lasts ``k``, but the next begins ``columns`` after it."""
-        tiles = -(-layer.n // self.columns)
-        issue = (tiles - 1) * max(layer.k, self.columns) + layer.k
-        return issue + layer.n - (tiles - 1) * self.columns + LINEAR_LATENCY
-
-    def _copy_cycles(self, words: int) -> int:
-        """Cycles of copying ``words`` of the feature buffer."""
-        return words * self.lanes + self.copy_latency + REQUANTISE_LATENCY + 1
+    @property
+    def pair_multipliers(self) -> int:
+        """Multipliers of the interaction's units."""
+        return CHAIN * self.pair_units if self.dot else 0
 
     @property
     def multipliers(self) -> int:
-        """Multipliers as built: array, interaction, one requantiser per row, sigmoid."""
-        dot = self.rows * self.dot_lanes if self.dot else 0
-        return self.rows * self.columns + dot + self.rows + 1
+        """Multipliers of the array and the interaction, requantisers apart."""
+        return self.rows * self.columns + self.pair_multipliers
+
+    @classmethod
+    def for_model(
+        cls,
+        model: ModelShape,
+        *,
+        rows: int,
+        columns: int,
+        lanes: int,
+        slots: int = 4,
+        pair_units: int | None = None,
+    ) -> ComputeParams:
+        """Size a core's maxima for one model; as many interaction units as keep up with the array.
+
+        Raises
+        ------
+        ValueError
+            As the class does.
+        """
+        layers = len(model.bottom_layers) + len(model.top_layers)
+        params = cls(
+            rows=rows,
+            columns=columns,
+            lanes=lanes,
+            slots=slots,
+            pair_units=pair_units or 1,
+            vector_words=max(1, vector_words(model, lanes)),
+            max_vectors=len(model.vector_dims),
+            max_dense=model.dense,
+            max_k=max(padded_inputs(model)),
+            max_n=max(padded_outputs(model)),
+            max_dim=max(model.vector_dims),
+            activation_words=Regions.of(model).words,
+            weight_steps=sum(weight_steps(model, columns // CHAIN)),
+            requantise_words=entry_count(model),
+            program_length=layers + 1,
+            dot=model.interaction == "dot",
+        )
+        while pair_units is None and params.pair_units < rows:
+            if params.pair_cycles(model) <= params.array_steps(model):
+                break
+            params = dataclasses.replace(params, pair_units=2 * params.pair_units)
+        return params
+
+    # --- cost ---
+
+    def linear_steps(self, k: int, n: int) -> int:
+        """Array cycles of a LINEAR for one sub-batch: a column of results leaves per cycle."""
+        links = -(-k // CHAIN)
+        groups, rest = divmod(n, self.outs)
+        return groups * max(links, self.outs) + (max(links, rest) if rest else 0)
+
+    def array_steps(self, model: ModelShape) -> int:
+        """Array cycles of all layers for one sub-batch."""
+        shapes = zip(padded_inputs(model), padded_outputs(model), strict=True)
+        return sum(self.linear_steps(k, n) for k, n in shapes)
+
+    def pair_cycles(self, model: ModelShape) -> int:
+        """Cycles of the interaction's units for one sub-batch; 0 without ``dot``."""
+        if not model.pairs:
+            return 0
+        links = -(-model.vector_dims[0] // CHAIN)
+        vectors = len(model.vector_dims)
+        return (model.pairs + vectors - 1) * links * self.unit_rows
+
+    def ahead_cycles(self, model: ModelShape) -> float:
+        """Cycles of a sub-batch alone before it needs a bag: its bottom MLP."""
+        bottoms = len(model.bottom_layers)
+        shapes = list(zip(padded_inputs(model), padded_outputs(model), strict=True))
+        return float(sum(self._linear_cycles(k, n) for k, n in shapes[:bottoms]))
+
+    def latency(self, model: ModelShape) -> float:
+        """Cycles of a sub-batch alone, from its inputs to its last result."""
+        bottoms = len(model.bottom_layers)
+        shapes = list(zip(padded_inputs(model), padded_outputs(model), strict=True))
+        total = self.ahead_cycles(model)
+        total += sum(self._linear_cycles(k, n) for k, n in shapes[bottoms:])
+        return total + (self.pair_cycles(model) + PAIRS_LATENCY if model.pairs else 0)
+
+    def _linear_cycles(self, k: int, n: int) -> int:
+        return self.linear_steps(k, n) + min(n, self.outs) + LINEAR_LATENCY
+
+    def cycles(self, model: ModelShape, batch: int) -> float:
+        """Steady-state cycles from batch to batch of ``batch`` samples: the slowest part."""
+        interval = max(
+            self.array_steps(model), self.pair_cycles(model), self.latency(model) / self.slots
+        )
+        return float(interval * -(-batch // self.rows))
 
     def resources(self) -> Resources:
-        """Estimate, one DSP48E2 per multiplier.
+        """Estimate what the core costs; see ``compute.cost``."""
+        from screc_hw.compute.cost import compute_resources  # it needs the parameters
 
-        LUT and FF: a row's and a group's share as fitted to Yosys (synth_xilinx -family xc7, which
-        packs multiply-accumulate registers into DSPs as Vivado does) at 8 × 8, 16 × 8 and 8 × 16,
-        16 lanes, 4 dot lanes: 7,807, 14,539 and 8,685 LUT, 10,923, 20,350 and 12,200 FF.
-        """
-        ports = 2 if self.dot else 1
-        word = 8 * self.lanes
-        products = 18 * (self.dot_lanes - 1) + 2 * self.acc_bits if self.dot else 0
-        cells = self.rows * self.groups
-        return (
-            Resources(
-                lut=995
-                + 80 * self.groups
-                + 100 * cells
-                + self.rows * (249 + word * (1 + ports) + products),
-                ff=1306
-                + 190 * self.groups
-                + 135 * cells
-                + self.rows * (279 + self.lanes + word * (1 + 2 * ports) + products),
-                dsp=self.multipliers,
-            )
-            + memory_blocks(self.activation_words, self.rows * 8)
-            + memory_blocks(self.dense_words, self.rows * 8)
-            + memory_blocks(self.weight_words, self.columns * 8)
-            + memory_blocks(self.requantise_words, 54)
-            + 2 * memory_blocks(SIGMOID_ENTRIES, 16)
-            + 3 * memory_blocks(self.program_length, 64)
-            + ports * self.rows * memory_blocks(self.feature_words, word)
-        )
+        return compute_resources(self)

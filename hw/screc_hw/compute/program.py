@@ -1,52 +1,82 @@
-"""From a model to the operations, weight words and table positions of a compute core.
+"""From a model to the operations, weight words and memory regions of a compute core.
 
-Needs no Amaranth: the compiler and the cycle formula use it. Positions within the memories:
-
-* activation memory: region A then B (:meth:`ComputeParams.activation_regions`);
-* feature buffer, per slot: vector 0 first, every vector at a whole word (:func:`vector_bases`);
-* weights: layers one after the other, bottom first, each as tiles of ``columns`` outputs;
-* requantise entries: channels of the bottom layers, the copy entry, the pair entry, channels of the
-  top layers.
+Needs no Amaranth: the compiler and the cycle formula use it.
 """
 
 from __future__ import annotations
-
-import itertools
 
 import numpy as np
 from numpy.typing import NDArray
 
 from screc_hw.compute.params import ComputeParams
-from screc_hw.model import LayerShape, ModelShape
-from screc_hw.protocol import LAYER_FIELDS, Destination, Operation, Source, pack
+from screc_hw.compute.tensors import (
+    CHAIN,
+    Regions,
+    concat_parts,
+    padded_inputs,
+    padded_outputs,
+    vector_bases,
+    weight_steps,
+    words,
+)
+from screc_hw.model import ModelShape
+from screc_hw.protocol import (
+    COMPUTE_SHAPE_FIELDS,
+    LAYER_FIELDS,
+    Destination,
+    Operation,
+    Source,
+    pack,
+)
 
-__all__ = [
-    "copy_entry",
-    "layer_program",
-    "pair_entry",
-    "vector_bases",
-    "weight_words",
-]
+__all__ = ["layer_program", "shape_word", "weight_words"]
 
 
-def vector_bases(model: ModelShape, lanes: int) -> list[int]:
-    """First word of every interaction vector in a slot of the feature buffer.
+def weight_words(
+    weights: list[NDArray[np.int8]], model: ModelShape, params: ComputeParams
+) -> NDArray[np.uint64]:
+    """Words of LOAD ``WEIGHTS``: for every few steps, a word for each of the 8 positions.
 
-    In the order of ``ModelShape.vector_dims``: the bottom output, where there is one, then the bag
-    of every feature. A word holds ``lanes`` components.
+    Parameters
+    ----------
+    weights
+        int8 ``(n, k)`` of every layer, bottom before top.
+    model, params
+        What runs where.
     """
-    words = [-(-dim // lanes) for dim in model.vector_dims]
-    return [0, *itertools.accumulate(words[:-1])]
+    outs, images = params.outs, []
+    first_top = len(model.bottom_layers)
+    shapes = zip(padded_inputs(model), padded_outputs(model), strict=True)
+    for number, (weight, (k, n)) in enumerate(zip(weights, shapes, strict=True)):
+        links, groups = words(k), -(-n // outs)
+        padded = np.zeros((groups * outs, links * CHAIN), np.int8)
+        padded[: len(weight), : weight.shape[1]] = weight
+        if number == first_top and model.dense and model.interaction != "dot":
+            bottom = model.bottom[-1]
+            start = concat_parts(model)[0]
+            padded[: len(weight), bottom:start] = 0
+            padded[: len(weight), start:k] = weight[:, bottom:]
+        image = padded.reshape(groups, outs, links, CHAIN).transpose(0, 2, 3, 1)
+        images.append(image.reshape(-1, CHAIN, outs))
+    whole = np.concatenate(images)
+    pad = -len(whole) % params.word_steps
+    whole = np.concatenate([whole, np.zeros((pad, CHAIN, outs), np.int8)])
+    parts = whole.reshape(-1, params.word_steps, CHAIN, outs).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(parts).reshape(-1).view("<u8")
 
 
-def copy_entry(model: ModelShape) -> int:
-    """Requantise entry of the copied vectors."""
-    return sum(layer.n for layer in model.bottom_layers)
-
-
-def pair_entry(model: ModelShape) -> int:
-    """Requantise entry of the pairwise products."""
-    return copy_entry(model) + 1
+def shape_word(model: ModelShape, params: ComputeParams) -> int:
+    """The word of LOAD ``COMPUTE_SHAPE``."""
+    bases = vector_bases(model, params.lanes)
+    first = bases[1] if model.dense else 0  # the first bag's word
+    start = Regions.of(model).concat + words(concat_parts(model)[0])
+    before = first * params.lanes // CHAIN
+    low, width = COMPUTE_SHAPE_FIELDS["bags"]
+    return pack(
+        {name: field for name, field in COMPUTE_SHAPE_FIELDS.items() if name != "bags"},
+        dense=model.dense,
+        dot=int(model.interaction == "dot"),
+    ) | ((start - before) % (1 << width) << low)
 
 
 def layer_program(model: ModelShape, params: ComputeParams) -> list[dict[str, int]]:
@@ -56,172 +86,57 @@ def layer_program(model: ModelShape, params: ComputeParams) -> list[dict[str, in
     -------
     list of dict
         Per operation the values of ``protocol.LAYER_FIELDS``; a field that is absent is 0.
-
-    Raises
-    ------
-    ValueError
-        If the model does not fit a core of ``params``; names the parameter, the need and the value.
     """
-    _check(model, params)
-    program = [
-        *_layers(model, params, model.bottom_layers, channel=0, weight=0),
-        *_interaction(model, params),
-        *_layers(
-            model,
-            params,
-            model.top_layers,
-            channel=pair_entry(model) + 1,
-            weight=_weight_words(model.bottom_layers, params),
-        ),
-    ]
-    program[-1]["last"] = 1
+    regions = Regions.of(model)
+    turns = (regions.a, regions.b)
+    inputs, outputs = padded_inputs(model), padded_outputs(model)
+    steps = weight_steps(model, params.outs)
+    program: list[dict[str, int]] = []
+    weight = entry = 0
+    bottoms = len(model.bottom_layers)
+    dot = model.interaction == "dot"
+    for number, layer in enumerate((*model.bottom_layers, *model.top_layers)):
+        bottom = number < bottoms
+        i = number if bottom else number - bottoms
+        final = number == bottoms - 1 if bottom else layer is model.top_layers[-1]
+        if not bottom and i == 0:
+            if dot:
+                program.append(
+                    {
+                        "operation": int(Operation.DOT),
+                        "wait_features": 1,
+                        "k": model.vector_dims[0],
+                        "n": len(model.vector_dims),
+                        "destination_base": CHAIN * regions.concat + concat_parts(model)[0],
+                        "requantise_base": entry + 1,
+                    }
+                )
+            entry += 2  # copy, pairs
+        operation = {
+            "operation": int(Operation.LINEAR),
+            "source": int(Source.DENSE if bottom and i == 0 else Source.ACTIVATION),
+            "source_base": turns[(i + 1) % 2],
+            "destination": int(Destination.ACTIVATION),
+            "destination_base": turns[i % 2],
+            "relu": int(layer.relu),
+            "wait_features": int(not bottom and i == 0),
+            "k": inputs[number],
+            "n": outputs[number],
+            "weight_base": weight,
+            "requantise_base": entry,
+        }
+        if i == 0:
+            operation["source_base"] = regions.dense if bottom else regions.concat
+        if final and bottom:
+            operation["destination_base"] = regions.concat
+            if dot:
+                operation["destination"] = int(Destination.FEATURE)
+        if final and not bottom:
+            operation["destination"] = int(Destination.OUTPUT)
+            operation["last"] = 1
+        program.append(operation)
+        weight += steps[number]
+        entry += outputs[number]
     for operation in program:
         pack(LAYER_FIELDS, **operation)
     return program
-
-
-def weight_words(weight: NDArray[np.int8], columns: int) -> NDArray[np.uint64]:
-    """Order one layer's weights as a compute core's memory holds them.
-
-    Parameters
-    ----------
-    weight
-        int8 ``(n, k)``.
-    columns
-        Columns of the array; the last tile is filled with zeros.
-
-    Returns
-    -------
-    uint64 ``(tiles * k * columns // 8,)``
-        Words of LOAD ``WEIGHTS``: for every tile, for every input, ``columns`` bytes, the tile's
-        first output in the lowest byte.
-    """
-    n, k = weight.shape
-    tiles = -(-n // columns)
-    padded = np.zeros((tiles * columns, k), np.int8)
-    padded[:n] = weight
-    ordered = np.ascontiguousarray(padded.reshape(tiles, columns, k).transpose(0, 2, 1))
-    return ordered.reshape(-1).view("<u8").astype(np.uint64)
-
-
-def _weight_words(layers: tuple[LayerShape, ...], params: ComputeParams) -> int:
-    """Words of ``columns`` bytes that the weights of ``layers`` take."""
-    return sum(layer.k * -(-layer.n // params.columns) for layer in layers)
-
-
-def _layers(
-    model: ModelShape,
-    params: ComputeParams,
-    layers: tuple[LayerShape, ...],
-    *,
-    channel: int,
-    weight: int,
-) -> list[dict[str, int]]:
-    """LINEAR operations of the bottom or the top MLP."""
-    region_b, _ = params.activation_regions(model)
-    bottom = layers is model.bottom_layers
-    # the bottom MLP begins with region A, the top MLP reads its input there
-    regions = (0, region_b) if bottom else (region_b, 0)
-    operations = []
-    for i, layer in enumerate(layers):
-        destination, base = Destination.ACTIVATION, regions[i % 2]
-        if i == len(layers) - 1:
-            destination, base = (Destination.FEATURE if bottom else Destination.OUTPUT), 0
-        from_dense = bottom and i == 0
-        operations.append(
-            {
-                "operation": int(Operation.LINEAR),
-                "source": int(Source.DENSE if from_dense else Source.ACTIVATION),
-                "source_base": 0 if from_dense else regions[(i + 1) % 2],
-                "destination": int(destination),
-                "destination_base": base,
-                "relu": int(layer.relu),
-                "k": layer.k,
-                "n": layer.n,
-                "weight_base": weight,
-                "requantise_base": channel,
-            }
-        )
-        weight += _weight_words((layer,), params)
-        channel += layer.n
-    return operations
-
-
-def _interaction(model: ModelShape, params: ComputeParams) -> list[dict[str, int]]:
-    """COPY and DOT operations that make the concatenated tensor in region A.
-
-    The bottom output is copied on its own, before the bags are waited for. Where its last word is
-    partly filled, the copy of the bags then overwrites what was copied beyond it.
-    """
-    words = [-(-dim // params.lanes) for dim in model.vector_dims]
-    bases = vector_bases(model, params.lanes)
-    done = model.vector_dims[0] if model.dense else 0
-    operations = []
-    if model.dense:
-        operations.append(_copy(model, base=0, words=words[0], to=0))
-    if model.pairs:
-        operations.append(
-            {
-                "operation": int(Operation.DOT),
-                "wait_features": 1,
-                "k": words[0],
-                "n": len(words),
-                "destination_base": done,
-                "requantise_base": pair_entry(model),
-            }
-        )
-    elif model.interaction == "concat":
-        first = 1 if model.dense else 0
-        copy = _copy(model, base=bases[first], words=sum(words[first:]), to=done)
-        operations.append(copy | {"wait_features": 1})
-    return operations
-
-
-def _copy(model: ModelShape, *, base: int, words: int, to: int) -> dict[str, int]:
-    return {
-        "operation": int(Operation.COPY),
-        "k": words,
-        "source_base": base,
-        "destination_base": to,
-        "requantise_base": copy_entry(model),
-    }
-
-
-def _check(model: ModelShape, params: ComputeParams) -> None:
-    """Refuse a model that a core of ``params`` cannot run."""
-    if not model.features:
-        raise ValueError(f"model {model.name!r} needs at least one sparse feature")
-    if model.top[-1] != 1:
-        raise ValueError(f"model {model.name!r}: top must end in 1 output, not {model.top[-1]}")
-    dims = set(model.vector_dims)
-    if model.interaction == "dot":
-        if not params.dot:
-            raise ValueError(f"model {model.name!r} needs dot, which this core was built without")
-        if len(dims) != 1:
-            raise ValueError(
-                f"model {model.name!r}: dot needs vectors of one dimension, not {sorted(dims)}"
-            )
-        if len(model.vector_dims) < 2:
-            raise ValueError(f"model {model.name!r}: dot needs at least two vectors")
-    bags = {model.feature_dim(f) for f in range(len(model.features))}
-    if any(dim % params.lanes for dim in (dims if model.interaction == "dot" else bags)):
-        raise ValueError(
-            f"model {model.name!r}: dimensions {sorted(dims)} must be multiples of lanes "
-            f"{params.lanes}"
-        )
-    layers = (*model.bottom_layers, *model.top_layers)
-    needs = {
-        "vector_words": sum(-(-dim // params.lanes) for dim in model.vector_dims),
-        "max_dense": model.dense,
-        "max_k": max(layer.k for layer in layers),
-        "max_dim": max(dims) if model.interaction == "dot" else 0,
-        "activation_words": params.activation_words_for(model),
-        "weight_words": _weight_words(layers, params),
-        "requantise_words": sum(layer.n for layer in layers) + 2,
-        "program_length": len(layers) + 2,
-    }
-    for name, need in needs.items():
-        if need > getattr(params, name):
-            raise ValueError(
-                f"model {model.name!r} needs {name} {need}, more than {getattr(params, name)}"
-            )

@@ -1,129 +1,199 @@
-"""Runs the layer program once per sub-batch, one operation after the other."""
+"""Runs the layer program for several sub-batches at once."""
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Signal
-from amaranth.lib import stream, wiring
+from typing import Any
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.data import View
 from amaranth.lib.wiring import In, Out
 
-from screc_hw.compute.buffers import LoadedMemory
-from screc_hw.compute.layouts import OPERATION_WORDS, WORD_BITS, operation_layout
+from screc_hw.compute.layouts import (
+    OPERATION_WORDS,
+    done_layout,
+    linear_layout,
+    operation_layout,
+    pairs_layout,
+)
+from screc_hw.compute.memories import WORD_BITS, LoadedMemory
 from screc_hw.compute.params import ComputeParams
+from screc_hw.compute.tensors import CHAIN
 from screc_hw.protocol import LAYER_WORDS, Destination, LoadTarget, Operation, Source
 from screc_hw.stream import config_layout, index_bits
 
 __all__ = ["Sequencer"]
 
+LOG2 = (CHAIN - 1).bit_length()
+
 
 class Sequencer(wiring.Component):
-    """Program memory, conditions of every operation, slots.
+    """Looks at one sub-batch after the other and starts the operation that it is at.
 
-    The next operation is read from the program memory while one runs, so that an operation starts
-    in the cycle after the one before is done. What an operation may wait for: dense words of all
-    its inputs, a complete slot, a free result register. An operation without inputs (``k`` 0, an
-    unloaded program) never starts.
+    An operation starts when the one before it is done, its inputs are there and its unit takes it.
+    Sub-batches take turns, the oldest first; only it may give results, so they leave in order.
+
+    **Latency** 4 cycles per sub-batch that is looked at, well below an operation's.
 
     Parameters
     ----------
     params
-        The core's parameters.
+        Sizes.
 
     Members
     -------
     config : In(stream.Signature(config_layout(), always_ready=True))
-    complete : In(1)
-        Pulse: the bags of one more slot are complete, in order.
-    dense_level : In(range(dense_words + 1))
-        Dense words there are.
+    dense, bags : In(1)
+        Pulse: all dense words, or bags, of one more sub-batch have been written; in order.
     output_free : In(1)
-        A result can be taken.
-    done : In(1)
-        Pulse: the running operation is done.
-    start_linear, start_feature : Out(1)
-        Pulse: ``operation`` starts, on the array or on the feature buffer.
-    operation : Out(operation_layout())
-    slot_base : Out(range(feature_words))
-        First word of the slot in the feature buffer.
+        Results can be taken.
+    turn_free : In(1)
+        The bottom output of another sub-batch can be taken.
+    done : In(done_layout(params)).array(3)
+    linear_free, pairs_free : In(1)
+        The unit takes an operation, until one starts.
+    linear : Out(linear_layout(params))
+    pairs : Out(pairs_layout(params))
+    start_linear, start_pairs : Out(1)
     release : Out(1)
-        Pulse: the slot is not needed any more.
-    pending : Out(1)
-        A sub-batch has begun or something of it has arrived.
-    waiting : Out(1)
-        It is pending and no operation runs or starts.
+        Pulse: the oldest sub-batch is finished.
+    busy : Out(1)
+        Something of a sub-batch is here.
     """
 
     config: stream.Interface
-    complete: Signal
-    dense_level: Signal
+    dense: Signal
+    bags: Signal
     output_free: Signal
-    done: Signal
+    turn_free: Signal
+    done: list[View[data.StructLayout]]
+    linear_free: Signal
+    pairs_free: Signal
+    linear: View[data.StructLayout]
+    pairs: View[data.StructLayout]
     start_linear: Signal
-    start_feature: Signal
-    operation: View
-    slot_base: Signal
+    start_pairs: Signal
     release: Signal
-    pending: Signal
-    waiting: Signal
+    busy: Signal
 
     def __init__(self, params: ComputeParams) -> None:
         self._params = params
         super().__init__(
             {
                 "config": In(stream.Signature(config_layout(), always_ready=True)),
-                "complete": In(1),
-                "dense_level": In(range(params.dense_words + 1)),
+                "dense": In(1),
+                "bags": In(1),
                 "output_free": In(1),
-                "done": In(1),
+                "turn_free": In(1),
+                "done": In(done_layout(params)).array(3),
+                "linear_free": In(1),
+                "pairs_free": In(1),
+                "linear": Out(linear_layout(params)),
+                "pairs": Out(pairs_layout(params)),
                 "start_linear": Out(1),
-                "start_feature": Out(1),
-                "operation": Out(operation_layout()),
-                "slot_base": Out(index_bits(params.feature_words)),
+                "start_pairs": Out(1),
                 "release": Out(1),
-                "pending": Out(1),
-                "waiting": Out(1),
+                "busy": Out(1),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Build the state machine: waiting for the next operation's inputs, or running one."""
+        """Build a context's state per slot, and the round."""
         m = Module()
         p = self._params
-        op = self.operation
-        counter = Signal(index_bits(p.program_length))
-        self._program(m, counter)
+        slots = range(p.slots)
+        counters = Array(
+            Signal(index_bits(p.program_length), name=f"counter_{slot}") for slot in slots
+        )
+        running, dense, bags = (Signal(p.slots, name=n) for n in ("running", "dense", "bags"))
+        oldest, looked = Signal(range(p.slots)), Signal(range(p.slots))
+        dense_at, bags_at = Signal(range(p.slots)), Signal(range(p.slots))
+        released = Signal()
+        m.d.comb += self.busy.eq((running | dense | bags).any())
 
-        running, begun, final = Signal(), Signal(), Signal()
-        slots_complete = Signal(range(p.slots + 1))
-        start, finish = Signal(), Signal()
-        m.d.comb += [
-            # whatever an unloaded program holds, nothing starts before something has arrived
-            start.eq(self.pending & ~running & self._inputs_there(m, slots_complete)),
-            finish.eq(running & self.done),
-            self.start_linear.eq(start & (op.operation == Operation.LINEAR)),
-            self.start_feature.eq(start & (op.operation != Operation.LINEAR)),
-            self.pending.eq(begun | (self.dense_level != 0) | (slots_complete != 0)),
-            self.waiting.eq(self.pending & ~running & ~start),
+        def after(slot: Signal) -> Any:
+            return Mux(slot == p.slots - 1, 0, slot + 1)
+
+        for pulse, flags, at in ((self.dense, dense, dense_at), (self.bags, bags, bags_at)):
+            with m.If(pulse):
+                m.d.sync += [flags.bit_select(at, 1).eq(1), at.eq(after(at))]
+        m.d.sync += [released.eq(0), self.release.eq(released)]
+        for done in self.done:
+            with m.If(done.valid):
+                m.d.sync += running.bit_select(done.slot, 1).eq(0)
+                with m.If(done.last):
+                    m.d.sync += [
+                        released.eq(1),
+                        dense.bit_select(done.slot, 1).eq(0),
+                        bags.bit_select(done.slot, 1).eq(0),
+                        oldest.eq(after(oldest)),
+                    ]
+
+        op, counter = self._program(m, counters, looked)
+        start, fits = Signal(), Signal()
+        linear, pairs = self.linear, self.pairs
+        is_linear = op.operation == Operation.LINEAR
+        to_output = op.destination == Destination.OUTPUT
+        m.d.sync += fits.eq(
+            ~running.bit_select(looked, 1)
+            & ((op.source != Source.DENSE) | ~is_linear | dense.bit_select(looked, 1))
+            & (~op.wait_features | bags.bit_select(looked, 1))
+            & (~to_output | ((looked == oldest) & self.output_free))
+            & ((op.destination != Destination.FEATURE) | self.turn_free)
+            & (op.k != 0)
+        )
+        base = Signal(index_bits(p.bank_words), name="base")
+        with m.Switch(looked):
+            for slot in slots:
+                with m.Case(slot):
+                    m.d.sync += base.eq(slot * p.activation_words)
+        for unit in (linear, pairs):
+            place = unit.place
+            m.d.sync += [
+                place.entry.eq(op.requantise_base),
+                place.relu.eq(op.relu),
+                place.destination.eq(op.destination),
+                place.address.eq(base + op.destination_base),
+                place.slot.eq(looked),
+                place.last.eq(op.last),
+            ]
+        m.d.sync += [
+            linear.source.eq(base + op.source_base),
+            linear.links.eq((op.k - 1) >> LOG2),
+            linear.tail.eq((op.k - 1)[:LOG2]),
+            linear.n.eq(op.n - 1),
+            linear.weight.eq(op.weight_base),
+            pairs.slot.eq(looked),
+            pairs.vectors.eq(op.n - 1),
+            pairs.links.eq((op.k - 1) >> LOG2),
+            pairs.tail.eq((op.k - 1)[:LOG2]),
+            pairs.first.eq((base << LOG2) + op.destination_base),
         ]
-        # the last operation of a program has all it needs: its slot no longer counts
-        m.d.sync += slots_complete.eq(slots_complete + self.complete - (start & op.last))
-        m.d.sync += self.release.eq(finish & final)
-        with m.If(start):
-            m.d.sync += [running.eq(1), begun.eq(1), final.eq(op.last), counter.eq(counter + 1)]
-            with m.If(op.last):
-                m.d.sync += counter.eq(0)
-        with m.If(finish):
-            m.d.sync += [running.eq(0), begun.eq(~final)]
-            with m.If(final):
-                last_slot = (p.slots - 1) * p.vector_words
-                m.d.sync += self.slot_base.eq(self.slot_base + p.vector_words)
-                with m.If(self.slot_base == last_slot):
-                    m.d.sync += self.slot_base.eq(0)
+        with m.FSM():
+            # a look is: counter to memory, memory, its register, conditions; then the offer
+            for phase in range(5):
+                with m.State(f"look{phase}"):
+                    m.next = f"look{phase + 1}" if phase < 4 else "offer"
+            with m.State("offer"):
+                m.d.comb += [
+                    self.start_linear.eq(fits & is_linear & self.linear_free),
+                    self.start_pairs.eq(fits & ~is_linear & self.pairs_free),
+                    start.eq(self.start_linear | self.start_pairs),
+                ]
+                with m.If(start):
+                    m.d.sync += [
+                        running.bit_select(looked, 1).eq(1),
+                        counters[looked].eq(Mux(op.last, 0, counter + 1)),
+                    ]
+                m.d.sync += looked.eq(Mux(start, oldest, after(looked)))
+                m.next = "look0"
         return m
 
-    def _program(self, m: Module, counter: Signal) -> None:
-        """Build the program memory; ``operation`` follows ``counter`` two cycles later."""
+    def _program(self, m: Module, counters: Any, looked: Signal) -> tuple[Any, Signal]:
+        """Build the program memory; return the operation of ``looked`` and its number."""
         words = []
+        counter = Signal.like(counters[0], name="counter")
+        m.d.sync += counter.eq(counters[looked])
         for part in range(OPERATION_WORDS):
             store = LoadedMemory(
                 LoadTarget.PROGRAM,
@@ -136,22 +206,6 @@ class Sequencer(wiring.Component):
             wiring.connect(m, wiring.flipped(self.config), store.config)
             m.d.comb += store.address[0].eq(counter)
             words.append(store.data[0])
-        m.d.comb += self.operation.eq(Cat(*words))
-
-    def _inputs_there(self, m: Module, slots_complete: Signal) -> Signal:
-        """Say whether the next operation may start.
-
-        Compared a cycle early: an operation lasts longer than reading the next and comparing take.
-        """
-        op = self.operation
-        dense, bags, place, there = (Signal(name=n) for n in ("dense", "bags", "place", "there"))
-        from_dense = (op.operation == Operation.LINEAR) & (op.source == Source.DENSE)
-        m.d.sync += [
-            dense.eq(~from_dense | (self.dense_level >= op.k)),
-            bags.eq(~(op.wait_features | op.last) | (slots_complete != 0)),
-            place.eq((op.destination != Destination.OUTPUT) | self.output_free),
-            there.eq(op.k != 0),
-        ]
-        ready = Signal(name="ready")
-        m.d.comb += ready.eq(dense & bags & place & there)
-        return ready
+        op: Any = Signal(operation_layout(), name="operation")
+        m.d.comb += op.eq(Cat(*words))
+        return op, counter

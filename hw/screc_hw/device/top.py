@@ -57,7 +57,13 @@ RESET_STAGES = 2
 """Registers of the reset ahead of the one that the cores see; it comes from far away."""
 
 COMPUTE_TARGETS = frozenset(
-    {LoadTarget.PROGRAM, LoadTarget.WEIGHTS, LoadTarget.REQUANTISE, LoadTarget.SIGMOID}
+    {
+        LoadTarget.PROGRAM,
+        LoadTarget.WEIGHTS,
+        LoadTarget.REQUANTISE,
+        LoadTarget.SIGMOID,
+        LoadTarget.COMPUTE_SHAPE,
+    }
 )
 
 

@@ -12,7 +12,8 @@ from screc.compile.blocks import load_block, words_of
 from screc.compile.layout import Layout
 from screc.compile.tt import reconstructor_tables
 from screc_hw import protocol
-from screc_hw.compute.program import layer_program, vector_bases, weight_words
+from screc_hw.compute.program import layer_program, shape_word, weight_words
+from screc_hw.compute.tensors import padded_outputs, vector_bases
 from screc_hw.model import ModelShape
 from screc_hw.numerics import sigmoid_table
 from screc_hw.params import DeviceParams
@@ -106,19 +107,21 @@ def requantise_words(model: QuantModel) -> Words:
             for bias, m, s in zip(layer.bias, layer.m, layer.s, strict=True):
                 yield int(bias), int(m), int(s)
 
+    padded = padded_outputs(model.shape)
+    count = len(model.bottom)
+    # outputs that only fill a tensor up to whole words are 0, whatever their scale
+    filler = [(0, 1 << 15, 1)] * (sum(padded[:count]) - sum(x.n for x in model.shape.bottom_layers))
     scalars = [(0, *model.copy_ms), (0, *model.pair_ms)]
     return [
         protocol.pack(protocol.REQUANTISE_FIELDS, bias=bias, m=m, s=s)
-        for bias, m, s in (*entries(model.bottom), *scalars, *entries(model.top))
+        for bias, m, s in (*entries(model.bottom), *filler, *scalars, *entries(model.top))
     ]
 
 
 def weights(model: QuantModel, params: DeviceParams) -> Words:
     """Weights of every layer, bottom before top, as the compute core's memory holds them."""
-    parts = [
-        weight_words(layer.weight, params.core.columns) for layer in (*model.bottom, *model.top)
-    ]
-    return np.concatenate(parts)
+    layers = (*model.bottom, *model.top)
+    return weight_words([layer.weight for layer in layers], model.shape, params.core)
 
 
 def load_queue(
@@ -143,6 +146,7 @@ def load_queue(
         plan += [(target, every, words) for target, words in load_blocks(tables, params.tt)]
     plan += [
         (LoadTarget.COMBINER_FEATURES, every, combiner_descriptors(model, params)),
+        (LoadTarget.COMPUTE_SHAPE, every, [shape_word(shape, params.core)]),
         (LoadTarget.PROGRAM, every, program_words(shape, params)),
         (LoadTarget.WEIGHTS, every, weights(model, params)),
         (LoadTarget.REQUANTISE, every, requantise_words(model)),

@@ -47,5 +47,5 @@ def roofline(
         "host reads": simulation["queue_bytes"] / BEAT_BYTES / samples,
         "host writes": RECORD_BYTES / BEAT_BYTES,
         "array": sum(layer.macs for layer in layers) / (rows * columns * params.compute),
-        "interaction": pair_macs / (rows * params.core.dot_lanes * params.compute),
+        "interaction": pair_macs / (max(params.core.pair_multipliers, 1) * params.compute),
     }

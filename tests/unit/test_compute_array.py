@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from screc_hw.mlp.array import Array
-from screc_hw.mlp.params import CHAIN, ComputeParams
+from screc_hw.compute.array import Array
+from screc_hw.compute.params import CHAIN, ComputeParams
 from screc_hw.protocol import LoadTarget
 from tests.support.pysim import simulate
 

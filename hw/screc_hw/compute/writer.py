@@ -9,8 +9,9 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.data import View
 from amaranth.lib.wiring import In, Out
 
-from screc_hw.mlp.layouts import bank_write_layout
-from screc_hw.mlp.params import CHAIN, ComputeParams
+from screc_hw.compute.layouts import bank_write_layout
+from screc_hw.compute.params import ComputeParams
+from screc_hw.compute.tensors import CHAIN
 from screc_hw.stream import index_bits
 
 __all__ = ["BankWriter", "spot_layout", "stripe_layout"]

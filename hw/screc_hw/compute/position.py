@@ -5,19 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib import memory, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.data import View
 from amaranth.lib.wiring import In, Out
 
-from screc_hw.mlp.layouts import bank_write_layout, operands_layout, step_layout
-from screc_hw.mlp.params import CHAIN, ComputeParams
+from screc_hw.compute.layouts import bank_write_layout, operands_layout, step_layout
+from screc_hw.compute.memories import WORD_BITS, new_memory
+from screc_hw.compute.params import ComputeParams
+from screc_hw.compute.tensors import CHAIN
 from screc_hw.protocol import LoadTarget
-from screc_hw.resources import URAM_DEPTH
 from screc_hw.stream import config_layout
 
 __all__ = ["Position"]
-
-WORD_BITS = 64
 
 
 class Position(wiring.Component):
@@ -88,17 +87,9 @@ class Position(wiring.Component):
         m.d.comb += self.operands.eq(operands)
         return m
 
-    def _memory(self, m: Module, name: str, words: int, width: int) -> Any:
-        style = "ultra" if words >= URAM_DEPTH else "block"
-        made: Any = memory.Memory(
-            shape=width, depth=max(2, words), init=[], attrs={"ram_style": style}
-        )
-        m.submodules[name] = made
-        return made
-
     def _activations(self, m: Module) -> Signal:
         p = self._params
-        made = self._memory(m, "activations", p.bank_words, 8 * p.rows)
+        made = m.submodules.activations = new_memory(8 * p.rows, p.bank_words)
         sink, source = made.write_port(granularity=8), made.read_port()
         held = Signal(8 * p.rows, name="inputs", reset_less=True)
         m.d.comb += [
@@ -112,7 +103,7 @@ class Position(wiring.Component):
 
     def _weights(self, m: Module) -> Signal:
         p = self._params
-        made = self._memory(m, "weights", p.weight_words, WORD_BITS)
+        made = m.submodules.weights = new_memory(WORD_BITS, p.weight_words)
         sink, source = made.write_port(), made.read_port()
         word = self.config.payload
         bits = (CHAIN - 1).bit_length()

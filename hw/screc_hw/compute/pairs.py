@@ -10,12 +10,13 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.data import View
 from amaranth.lib.wiring import In, Out
 
+from screc_hw.compute.layouts import done_layout, pairs_layout
+from screc_hw.compute.memories import new_memory
+from screc_hw.compute.params import ComputeParams
+from screc_hw.compute.tensors import CHAIN
+from screc_hw.compute.writer import spot_layout
 from screc_hw.dsp import DotChain
-from screc_hw.mlp.layouts import done_layout, pairs_layout
-from screc_hw.mlp.params import CHAIN, ComputeParams
-from screc_hw.mlp.writer import spot_layout
 from screc_hw.requantise import Requantise
-from screc_hw.resources import URAM_DEPTH
 from screc_hw.stream import DeepQueue, index_bits
 
 __all__ = ["PairUnit", "Pairs", "vector_write_layout"]
@@ -42,12 +43,16 @@ def vector_write_layout(params: ComputeParams) -> data.StructLayout:
 
 
 def pair_step_layout(params: ComputeParams) -> data.StructLayout:
-    """A word of a vector: ``hold`` it as ``link`` of the left vector, or multiply it with that."""
+    """A word of a vector: ``hold`` it as ``link`` of the left vector, or multiply it with that.
+
+    Components beyond ``last`` count as 0.
+    """
     return data.StructLayout(
         {
             "valid": 1,
             "address": index_bits(params.unit_words),
             "link": index_bits(-(-params.max_dim // CHAIN)),
+            "last": index_bits(CHAIN),
             "hold": 1,
             "begin": 1,
         }
@@ -96,10 +101,7 @@ class PairUnit(wiring.Component):
         """Build memory, held vector, chain and accumulator."""
         m = Module()
         p = self._params
-        style = "ultra" if p.unit_words >= URAM_DEPTH else "block"
-        store: Any = memory.Memory(
-            shape=WORD_BITS, depth=max(2, p.unit_words), init=[], attrs={"ram_style": style}
-        )
+        store = new_memory(WORD_BITS, p.unit_words)
         held: Any = memory.Memory(
             shape=WORD_BITS,
             depth=max(2, -(-p.max_dim // CHAIN)),
@@ -123,7 +125,10 @@ class PairUnit(wiring.Component):
         word = Signal(WORD_BITS, reset_less=True)
         right, left = (Signal(WORD_BITS, name=n, reset_less=True) for n in ("right", "left"))
         here = steps[-1]
-        m.d.sync += [word.eq(source.data), right.eq(word), left.eq(kept.data)]
+        m.d.sync += [word.eq(source.data), left.eq(kept.data)]
+        for k in range(CHAIN):
+            byte = slice(8 * k, 8 * k + 8)
+            m.d.sync += right[byte].eq(Mux(here.last >= k, word[byte], 0))
         m.d.comb += [
             keep.en.eq(here.valid & here.hold),
             keep.addr.eq(here.link),
@@ -268,6 +273,7 @@ class Pairs(wiring.Component):
         tag: Any = Signal(tags, name="tag_now")
         active, hold = Signal(), Signal()
         link, links = Signal.like(op.links, name="link"), Signal.like(op.links, name="links")
+        tail = Signal.like(op.tail, name="tail")
         # left vectors to come, right vectors to come: less one
         left, right, row = (Signal.like(op.vectors, name=n) for n in ("left", "right", "row"))
         lefts = Signal.like(op.vectors, name="lefts")
@@ -292,6 +298,7 @@ class Pairs(wiring.Component):
             step.valid.eq(go),
             step.address.eq(Mux(hold, ahead, address)),
             step.link.eq(links - link),
+            step.last.eq(Mux(end, tail, CHAIN - 1)),
             step.hold.eq(hold),
             step.begin.eq(begin),
             tag.valid.eq(sums),
@@ -332,6 +339,7 @@ class Pairs(wiring.Component):
                 hold.eq(1),
                 link.eq(op.links),
                 links.eq(op.links),
+                tail.eq(op.tail),
                 left.eq(op.vectors - 1),
                 lefts.eq(op.vectors - 1),
                 row.eq(0),

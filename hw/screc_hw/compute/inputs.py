@@ -9,9 +9,10 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.data import View
 from amaranth.lib.wiring import In, Out
 
-from screc_hw.mlp.pairs import vector_write_layout
-from screc_hw.mlp.params import CHAIN, ComputeParams
-from screc_hw.mlp.writer import spot_layout, stripe_layout
+from screc_hw.compute.pairs import vector_write_layout
+from screc_hw.compute.params import ComputeParams
+from screc_hw.compute.tensors import CHAIN
+from screc_hw.compute.writer import spot_layout, stripe_layout
 from screc_hw.protocol import COMPUTE_SHAPE_FIELDS, LoadTarget
 from screc_hw.stream import (
     DeepQueue,

@@ -9,9 +9,10 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.data import View
 from amaranth.lib.wiring import In, Out
 
-from screc_hw.mlp.layouts import codes_layout, place_layout, tagged_layout
-from screc_hw.mlp.pairs import vector_write_layout
-from screc_hw.mlp.params import CHAIN, ComputeParams
+from screc_hw.compute.layouts import codes_layout, place_layout, tagged_layout
+from screc_hw.compute.pairs import vector_write_layout
+from screc_hw.compute.params import ComputeParams
+from screc_hw.compute.tensors import CHAIN
 from screc_hw.protocol import Destination
 from screc_hw.stream import Queue, index_bits
 

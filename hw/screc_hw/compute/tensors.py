@@ -1,0 +1,108 @@
+"""How a model's tensors are laid out in a compute core: words, regions, padded widths.
+
+Needs no Amaranth: parameters, compiler and cycle formulas use it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+from screc_hw.model import ModelShape
+
+CHAIN = 8
+"""Products that are added before they are taken apart: as many as a field of a packed sum holds."""
+
+
+def words(components: int) -> int:
+    """Words of the activation memory that a tensor takes: 8 components of every sample each."""
+    return -(-components // CHAIN)
+
+
+def _bag_words(model: ModelShape, lanes: int) -> list[int]:
+    """Words of ``lanes`` components of every interaction vector.
+
+    What a part of 8 components begins belongs to one vector, or to the tensor's bags.
+    """
+    even = max(1, CHAIN // lanes)
+    counts = [-(-dim // lanes) for dim in model.vector_dims]
+    if model.interaction == "dot":
+        return [-(-count // even) * even for count in counts]
+    return [-(-counts[0] // even) * even, *counts[1:]] if model.dense else counts
+
+
+def vector_bases(model: ModelShape, lanes: int) -> list[int]:
+    """First word of every interaction vector in a slot, in words of ``lanes`` components.
+
+    In the order of ``ModelShape.vector_dims``: the bottom output, where there is one, then the bag
+    of every feature.
+    """
+    return [0, *itertools.accumulate(_bag_words(model, lanes)[:-1])]
+
+
+def vector_words(model: ModelShape, lanes: int) -> int:
+    """Words of ``lanes`` components that one sample's vectors take in a slot."""
+    return sum(_bag_words(model, lanes))
+
+
+@dataclasses.dataclass(frozen=True)
+class Regions:
+    """First words of a sub-batch's regions of the activation memory, and their count.
+
+    ``dense`` inputs; ``concat``, the top MLP's input; ``a`` and ``b``, which layers write in turn.
+    """
+
+    dense: int
+    concat: int
+    a: int
+    b: int
+    words: int
+
+    @classmethod
+    def of(cls, model: ModelShape) -> Regions:
+        """Lay out a model."""
+        a = b = 0
+        for layers in (model.bottom_layers, model.top_layers):
+            for i, layer in enumerate(layers[:-1]):
+                a, b = (max(a, layer.n), b) if i % 2 == 0 else (a, max(b, layer.n))
+        dense = words(model.dense)
+        concat = dense + words(sum(concat_parts(model)))
+        return cls(0, dense, concat, concat + words(a), concat + words(a) + words(b))
+
+
+def concat_parts(model: ModelShape) -> tuple[int, int]:
+    """Components that the bottom output, and all that follows it, take in the top's input.
+
+    Bags are written in whole words of 8, so with ``concat`` the bottom output is padded to one.
+    """
+    bottom = model.bottom[-1] if model.dense else 0
+    rest = model.top_inputs - bottom
+    return (bottom if model.interaction == "dot" else CHAIN * words(bottom)), rest
+
+
+def padded_outputs(model: ModelShape) -> list[int]:
+    """Outputs of every layer as computed, bottom before top: those of a padded tensor are more."""
+    outputs = [layer.n for layer in (*model.bottom_layers, *model.top_layers)]
+    if model.dense:
+        outputs[len(model.bottom_layers) - 1] = concat_parts(model)[0]
+    return outputs
+
+
+def padded_inputs(model: ModelShape) -> list[int]:
+    """Inputs of every layer as computed, bottom before top."""
+    inputs = [layer.k for layer in (*model.bottom_layers, *model.top_layers)]
+    inputs[len(model.bottom_layers)] = sum(concat_parts(model))
+    return inputs
+
+
+def entry_count(model: ModelShape) -> int:
+    """Requantise entries: every computed output, the copy's and the pairs'."""
+    return sum(padded_outputs(model)) + 2
+
+
+def weight_steps(model: ModelShape, outs: int) -> list[int]:
+    """Steps of weights of every layer, bottom before top."""
+    return [
+        words(k) * -(-n // outs)
+        for k, n in zip(padded_inputs(model), padded_outputs(model), strict=True)
+    ]

@@ -1,1 +1,0 @@
-"""The compute-centric core."""
