@@ -87,7 +87,7 @@ class Accumulate(wiring.Component):
             count.eq(self.early.outs),
         ]
         with m.If(ending):
-            m.d.sync += left.eq(Cat((count >= out) for out in range(p.outs)))
+            m.d.sync += left.eq(Cat(1, *((count >= out) for out in range(1, p.outs))))
         with m.Else():
             m.d.sync += left.eq(left >> 1)
         m.d.comb += [self.ahead.eq(left[0]), self.column.eq(held[0])]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Array, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.data import View
 from amaranth.lib.wiring import In, Out
@@ -216,7 +216,9 @@ class BagInput(wiring.Component):
         codes = [Signal(8, name=f"code_{k}") for k in range(CHAIN)]
         enable = Signal(CHAIN)
         if p.lanes >= CHAIN:
-            chosen = held.data.as_value().word_select(part, 8 * CHAIN)
+            whole, width = held.data.as_value(), 8 * CHAIN
+            parts_held = Array(whole[low : low + width] for low in range(0, len(whole), width))
+            chosen = parts_held[part] if p.bag_parts > 1 else whole
             m.d.comb += enable.eq(-1)
         else:
             chosen = held.data.as_value().replicate(2)

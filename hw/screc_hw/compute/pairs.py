@@ -128,7 +128,7 @@ class PairUnit(wiring.Component):
         m.d.sync += [word.eq(source.data), left.eq(kept.data)]
         for k in range(CHAIN):
             byte = slice(8 * k, 8 * k + 8)
-            m.d.sync += right[byte].eq(Mux(here.last >= k, word[byte], 0))
+            m.d.sync += right[byte].eq(Mux(here.last >= k, word[byte], 0) if k else word[byte])
         m.d.comb += [
             keep.en.eq(here.valid & here.hold),
             keep.addr.eq(here.link),

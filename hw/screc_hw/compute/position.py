@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Array, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.data import View
 from amaranth.lib.wiring import In, Out
@@ -78,11 +78,13 @@ class Position(wiring.Component):
         # a word holds the weights of several steps
         part = Signal((p.word_steps - 1).bit_length(), reset_less=True)
         used = Signal(reset_less=True)
-        m.d.sync += [part.eq(following.weight), used.eq(following.last >= self._number)]
+        m.d.sync += [part.eq(following.weight), used.eq(following.last >= self._number if self._number else 1)]
+        width = 8 * p.outs
+        steps = Array(word[low : low + width] for low in range(0, WORD_BITS, width))
         operands: Any = Signal(operands_layout(p), name="chosen", reset_less=True)
         m.d.sync += [
             operands.inputs.eq(Mux(used, inputs, 0)),
-            operands.weights.eq(word.word_select(part, 8 * p.outs)),
+            operands.weights.eq(steps[part] if len(steps) > 1 else word),
         ]
         m.d.comb += self.operands.eq(operands)
         return m

@@ -135,9 +135,9 @@ class Sequencer(wiring.Component):
         is_linear = op.operation == Operation.LINEAR
         to_output = op.destination == Destination.OUTPUT
         m.d.sync += fits.eq(
-            ~running.bit_select(looked, 1)
-            & ((op.source != Source.DENSE) | ~is_linear | dense.bit_select(looked, 1))
-            & (~op.wait_features | bags.bit_select(looked, 1))
+            ~Array(running)[looked]
+            & ((op.source != Source.DENSE) | ~is_linear | Array(dense)[looked])
+            & (~op.wait_features | Array(bags)[looked])
             & (~to_output | ((looked == oldest) & self.output_free))
             & ((op.destination != Destination.FEATURE) | self.turn_free)
             & (op.k != 0)
