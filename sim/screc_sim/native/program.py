@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import hashlib
 import importlib.metadata
@@ -9,10 +11,11 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import filelock
 import numpy as np
@@ -33,11 +36,15 @@ from screc_sim.runner import (
 )
 
 __all__ = [
+    "Design",
+    "build_design",
     "build_model",
     "build_program",
+    "job_folder",
     "layout_fields",
     "pack_words",
     "read_lanes",
+    "run_job",
     "run_program",
     "unpack_field",
     "word_count",
@@ -58,6 +65,18 @@ CXX_ARGS = ("-std=c++17", "-O2", "-Wall", "-Wextra")
 
 WORD_BITS = 32
 """Words of the files between the driver and the program."""
+
+
+P = TypeVar("P")
+
+
+@dataclasses.dataclass(frozen=True)
+class Design(Generic[P]):
+    """A built component: ``program`` runs jobs; ``seconds`` the build took, 0 if kept."""
+
+    params: P
+    program: Path
+    seconds: float
 
 
 def layout_fields(layout: Any, prefix: str = "") -> dict[str, tuple[int, int]]:
@@ -206,6 +225,19 @@ def build_model(
     return folder / name, _once(folder, compile_it)
 
 
+def build_design(
+    component: Callable[[P], wiring.Component],
+    params: P,
+    name: str,
+    constants: Mapping[str, int],
+    *,
+    cache: Path | None = None,
+) -> Design[P]:
+    """Compile the component of ``params`` as :func:`build_model` does, same errors."""
+    made = functools.partial(component, params)
+    return Design(params, *build_model(made, name, repr(params), constants, cache=cache))
+
+
 def build_program(name: str, *, cache: Path | None = None) -> Path:
     """Compile a program of this folder that needs no model, or return the kept one."""
     folder = (cache or default_cache()) / f"native-{name}-{_digest([_bench_key(name)])}"
@@ -270,6 +302,47 @@ def run_program(program: Path, job: Path) -> str:
     if done.returncode:
         raise SimulationError(f"{program.name} failed: {done.stderr.strip()}")
     return done.stdout
+
+
+@contextlib.contextmanager
+def job_folder(folder: Path | None, name: str) -> Iterator[Path]:
+    """Give a folder for a job's files: ``folder``, kept, or a temporary one with ``name`` in it."""
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix=f"screc-{name}-") as made:
+            yield Path(made)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+
+
+def run_job(
+    program: Path, folder: Path, values: dict[str, Any], *, stuck: str
+) -> tuple[dict[str, Any], float]:
+    """Run a program on a job in ``folder``; return its report and the seconds that it took.
+
+    Parameters
+    ----------
+    values
+        The job's, as for :func:`write_values`.
+    stuck
+        What had moved when nothing moved any more, with names of the report's fields in braces.
+
+    Raises
+    ------
+    screc_sim.runner.SimulationError
+        If a stream broke its rules, or the component did not come to an end.
+    """
+    write_values(folder / "job.txt", values)
+    started = time.perf_counter()
+    report: dict[str, Any] = json.loads(run_program(program, folder / "job.txt"))
+    seconds = time.perf_counter() - started
+    if report["violations"]:
+        raise SimulationError(
+            f"{report['violations']} rules broken, the first in {report['violation']}"
+        )
+    if not report["finished"]:
+        raise SimulationError(f"nothing moved any more after {stuck.format(**report)}")
+    return report, seconds
 
 
 def write_values(path: Path, values: dict[str, Any]) -> None:
