@@ -23,6 +23,9 @@ COLUMNS = (8, 16, 32, 64)
 WORD_BYTES = 8
 """A word of LOAD."""
 
+PART_STEPS = 256
+"""Steps of an operation, about: as long as it takes nothing else gets its turn."""
+
 LINEAR_LATENCY = 50
 """Cycles from a LINEAR's last step to the next operation's start."""
 
@@ -205,7 +208,6 @@ class ComputeParams:
         ValueError
             As the class does.
         """
-        layers = len(model.bottom_layers) + len(model.top_layers)
         params = cls(
             rows=rows,
             columns=columns,
@@ -221,14 +223,27 @@ class ComputeParams:
             activation_words=Regions.of(model).words,
             weight_steps=sum(weight_steps(model, columns // CHAIN)),
             requantise_words=entry_count(model),
-            program_length=layers + 1,
+            program_length=1,
             dot=model.interaction == "dot",
         )
+        params = dataclasses.replace(params, program_length=params.operations(model))
         while pair_units is None and params.pair_units < rows:
             if params.pair_cycles(model) <= params.array_steps(model):
                 break
             params = dataclasses.replace(params, pair_units=2 * params.pair_units)
         return params
+
+    # --- program ---
+
+    def part_outputs(self, k: int, n: int) -> int:
+        """Outputs of the parts that a LINEAR is cut into: whole words, or all of them."""
+        each = -(-k // CHAIN) * -(-CHAIN // self.outs)  # steps of a word of outputs
+        return min(n, CHAIN * max(1, PART_STEPS // max(each, CHAIN)))
+
+    def operations(self, model: ModelShape) -> int:
+        """Operations of a model's layer program, at most."""
+        shapes = zip(padded_inputs(model), padded_outputs(model), strict=True)
+        return 1 + sum(-(-n // self.part_outputs(k, n)) for k, n in shapes)
 
     # --- cost ---
 

@@ -141,12 +141,31 @@ def layer_program(model: ModelShape, params: ComputeParams) -> list[dict[str, in
         if final and not bottom:
             operation["destination"] = int(Destination.OUTPUT)
             operation["last"] = 1
-        program.append(operation)
+        program += _parts(operation, params)
         weight += steps[number]
         entry += outputs[number]
     for operation in program:
         pack(LAYER_FIELDS, **operation)
     return program
+
+
+def _parts(operation: dict[str, int], params: ComputeParams) -> list[dict[str, int]]:
+    """Cut a LINEAR into parts of some outputs, between which another sub-batch gets its turn."""
+    k, n = operation["k"], operation["n"]
+    size = params.part_outputs(k, n)
+    if operation["destination"] != Destination.ACTIVATION or n <= size:
+        return [operation]
+    return [
+        operation
+        | {
+            "n": min(size, n - first),
+            "destination_base": operation["destination_base"] + first // CHAIN,
+            "weight_base": operation["weight_base"] + words(k) * first // params.outs,
+            "requantise_base": operation["requantise_base"] + first,
+            "independent": int(first > 0),
+        }
+        for first in range(0, n, size)
+    ]
 
 
 def program_words(model: ModelShape, params: ComputeParams) -> list[int]:

@@ -48,6 +48,9 @@ SPREAD = 50.0
 LOGIT_SPREAD = 8192.0
 """Of the logits' codes: 4.0."""
 
+OPTIONS = ("--inline-mult", "1")
+"""Of Verilator: hundreds of copies of a dot product's code would take long to compile."""
+
 Ints = NDArray[np.int64]
 
 
@@ -180,9 +183,7 @@ class GemmCase:
             LoadTarget.COMPUTE_SHAPE: [shape_word(shape, params)],
             LoadTarget.PROGRAM: program_words(shape, params),
             LoadTarget.WEIGHTS: weight_words(weights, shape, params).tolist(),
-            LoadTarget.REQUANTISE: requantise_words(
-                shape, bottom, top, self.copy_ms, self.pair_ms
-            ),
+            LoadTarget.REQUANTISE: requantise_words(shape, bottom, top, self.copy_ms, self.pair_ms),
             LoadTarget.SIGMOID: sigmoid_table(),
         }
         return [
@@ -266,7 +267,7 @@ def build(params: ComputeParams, *, cache: Path | None = None) -> Design[Compute
         "RESULT_WORDS": word_count(result_layout().size),
         **{f"AT_{name.upper()}": low for name, (low, _) in schedule.items()},
     }
-    return build_design(ComputeCore, params, TOP, constants, cache=cache)
+    return build_design(ComputeCore, params, TOP, constants, options=OPTIONS, cache=cache)
 
 
 def run(
@@ -326,7 +327,8 @@ def _run(
         values_ = unpack_field(words, low, width).astype(np.int64)
         columns[name] = values_ - (values_ >> (width - 1) << width) if name in signed else values_
     arrays = {
-        name: np.array(report[name], np.int64) for name in ("starts", "ends", "array_runs", "array_cycles")
+        name: np.array(report[name], np.int64)
+        for name in ("starts", "ends", "array_runs", "array_cycles")
     }
     for name in ("starts", "ends"):
         arrays[name] -= report["loaded"]
@@ -355,7 +357,11 @@ def _feature_words(
     layout = feature_write_layout(p)
     fields = layout_fields(layout)
     bases = vector_bases(shape, p.lanes)[1 if shape.dense else 0 :]
-    places = [base + word for base, bag in zip(bases, stimulus.bags, strict=True) for word in range(bag.shape[1] // p.lanes)]
+    places = [
+        base + word
+        for base, bag in zip(bases, stimulus.bags, strict=True)
+        for word in range(bag.shape[1] // p.lanes)
+    ]
     data = np.concatenate([bag.reshape(len(bag), -1, p.lanes) for bag in stimulus.bags], axis=1)
     sample, place = np.divmod(np.arange(data.shape[0] * data.shape[1]), data.shape[1])
     low, width = fields["data"]

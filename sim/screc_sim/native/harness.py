@@ -216,9 +216,7 @@ def run(
     )
 
 
-def _write_job(
-    params: MemoryCoreParams, job: Job, memory: Memory, folder: Path
-) -> dict[str, Any]:
+def _write_job(params: MemoryCoreParams, job: Job, memory: Memory, folder: Path) -> dict[str, Any]:
     """Write what the program reads; return the job's values."""
     write_config(folder / "config.bin", job.config)
     fields = layout_fields(record_layout())

@@ -182,6 +182,7 @@ def build_model(
     key: str,
     constants: Mapping[str, int],
     *,
+    options: Sequence[str] = (),
     cache: Path | None = None,
 ) -> tuple[Path, float]:
     """Compile a component with its test bench ``name.cpp``, or return the kept build.
@@ -196,6 +197,8 @@ def build_model(
         What the component depends on beside the sources of the hardware.
     constants
         Of the test bench.
+    options
+        More of Verilator's.
     cache
         Folder of kept builds; None: :func:`screc_sim.runner.default_cache`.
 
@@ -212,14 +215,14 @@ def build_model(
         If something does not compile.
     """
     cache = cache or default_cache()
-    bench = _digest([_bench_key(name), json.dumps(dict(constants))])
+    bench = _digest([_bench_key(name), json.dumps(dict(constants)), *options])
     folder = cache / f"native-{name}-{_digest([_hardware_key(), bench, key])}"
 
     def compile_it() -> None:
         # not every change of the hardware's sources is one of this component's
         netlist = convert(component(), name=name)
         same = cache / f"native-{name}-{_digest([bench, netlist.text])}"
-        _once(same, lambda: _compile(netlist, constants, same))
+        _once(same, lambda: _compile(netlist, constants, options, same))
         shutil.copy(same / name, folder / name)
 
     return folder / name, _once(folder, compile_it)
@@ -231,11 +234,13 @@ def build_design(
     name: str,
     constants: Mapping[str, int],
     *,
+    options: Sequence[str] = (),
     cache: Path | None = None,
 ) -> Design[P]:
     """Compile the component of ``params`` as :func:`build_model` does, same errors."""
     made = functools.partial(component, params)
-    return Design(params, *build_model(made, name, repr(params), constants, cache=cache))
+    built = build_model(made, name, repr(params), constants, options=options, cache=cache)
+    return Design(params, *built)
 
 
 def build_program(name: str, *, cache: Path | None = None) -> Path:
@@ -266,7 +271,9 @@ def _once(folder: Path, compile_it: Callable[[], None]) -> float:
     return time.perf_counter() - started
 
 
-def _compile(netlist: Netlist, constants: Mapping[str, int], folder: Path) -> None:
+def _compile(
+    netlist: Netlist, constants: Mapping[str, int], options: Sequence[str], folder: Path
+) -> None:
     name = netlist.name
     sources = emit_netlist(netlist, folder / "rtl")
     header = _ports_header(name, constants, [port.name for port in netlist.ports])
@@ -274,7 +281,7 @@ def _compile(netlist: Netlist, constants: Mapping[str, int], folder: Path) -> No
     for path in (*HERE.glob("*.h"), HERE / f"{name}.cpp"):
         shutil.copy(path, folder)
     command = [str(verilator_program()), "--cc", "--exe", "--build", "--build-jobs", "1"]
-    command += [*VERILATOR_ARGS, "--Mdir", "work", "--top-module", name, "-o", name]
+    command += [*VERILATOR_ARGS, *options, "--Mdir", "work", "--top-module", name, "-o", name]
     _call([*command, *(f"rtl/{path.name}" for path in sources), f"../{name}.cpp"], folder)
     shutil.move(folder / "work" / name, folder / name)
     shutil.rmtree(folder / "work")
