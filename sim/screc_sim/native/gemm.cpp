@@ -11,9 +11,8 @@ public:
     explicit Gemm(const Job& job)
         : Bench(job), dense_(read_file<uint32_t>(job.text("dense"))),
           words_(read_file<uint32_t>(job.text("words"))), count_(job.number("count")),
-          layers_(job.number("layers")), words_each_(job.number("words_each")),
-          patience_(job.number("patience")), results_("results", job.text("results")),
-          array_(layers_), pairs_(1) {}
+          words_each_(job.number("words_each")), patience_(job.number("patience")),
+          results_("results", job.text("results")), array_(job.number("operations")), pairs_(1) {}
 
     void run() {
         reset();
@@ -32,9 +31,7 @@ public:
                     checks_.first.c_str());
         print("starts", starts_);
         print("ends", ends_);
-        print("array_runs", array_.runs);
         print("array_cycles", array_.cycles);
-        print("pair_runs", pairs_.runs);
         print("pair_cycles", pairs_.cycles);
         std::printf("}\n");
     }
@@ -42,15 +39,14 @@ public:
 private:
     // Operations of one unit, in the order of the program; sub-batches run them in turn.
     struct Unit {
-        explicit Unit(size_t operations) : runs(operations), cycles(operations) {}
+        explicit Unit(size_t operations) : cycles(operations) {}
         void watch(bool start, uint64_t slot, bool active) {
             if (active) ++cycles[now];
             if (!start) return;  // it is active from the next cycle on
             now = next[slot];
-            next[slot] = (now + 1) % runs.size();
-            ++runs[now];
+            next[slot] = (now + 1) % cycles.size();
         }
-        std::vector<uint64_t> runs, cycles;
+        std::vector<uint64_t> cycles;
         std::array<size_t, SLOTS> next{};
         size_t now = 0;
     };
@@ -136,7 +132,7 @@ private:
     }
 
     const std::vector<uint32_t> dense_, words_;
-    const uint64_t count_, layers_, words_each_, patience_;
+    const uint64_t count_, words_each_, patience_;
     Sink<RESULT_WORDS> results_;
     std::vector<uint64_t> starts_, ends_;
     Unit array_, pairs_;

@@ -15,11 +15,17 @@ from numpy.typing import NDArray
 from screc_hw.compute.core import ComputeCore
 from screc_hw.compute.layouts import schedule_layout
 from screc_hw.compute.params import ComputeParams
-from screc_hw.compute.program import program_words, requantise_words, shape_word, weight_words
+from screc_hw.compute.program import (
+    layer_program,
+    program_words,
+    requantise_words,
+    shape_word,
+    weight_words,
+)
 from screc_hw.compute.tensors import vector_bases
 from screc_hw.model import LayerShape, ModelShape
 from screc_hw.numerics import IDENTITY_REQUANTISE, INT8_MAX, requantise_params, sigmoid_table
-from screc_hw.protocol import RESULT_FIELDS, LoadTarget
+from screc_hw.protocol import RESULT_FIELDS, LoadTarget, Operation
 from screc_hw.stream import config_layout, feature_write_layout, index_bits, result_layout
 from screc_sim.golden import ops
 from screc_sim.golden.quant import QuantLinear
@@ -29,6 +35,7 @@ from screc_sim.native.program import (
     build_design,
     job_folder,
     layout_fields,
+    read_lanes,
     run_job,
     unpack_field,
     word_count,
@@ -88,11 +95,11 @@ class Outcome:
         counted from the first cycle after LOAD.
     logit, code, probability
         int64 ``(samples,)``, padded rows too, in order.
-    array_runs, array_cycles
-        How often every layer ran, and its cycles with a step in the array, all runs together:
-        int64 ``(layers,)``, bottom before top.
-    pair_runs, pair_cycles
-        As these, of the interaction's units, from its start until it is written.
+    layer_cycles
+        Cycles with a step of every layer in the array, of all sub-batches together: int64
+        ``(layers,)``, bottom before top.
+    pair_cycles
+        Of the interaction, from its start until it is written.
     busy, active, waiting
         The core's counters.
     cycles_run, seconds
@@ -104,15 +111,18 @@ class Outcome:
     logit: Ints
     code: Ints
     probability: Ints
-    array_runs: Ints
-    array_cycles: Ints
-    pair_runs: int
+    layer_cycles: Ints
     pair_cycles: int
     busy: int
     active: int
     waiting: int
     cycles_run: int
     seconds: float
+
+    @property
+    def sub_batches(self) -> int:
+        """Sub-batches that were computed."""
+        return len(self.ends)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -308,38 +318,38 @@ def _run(
     write_config(folder / "config.bin", case.config())
     _dense_words(p, stimulus, count).tofile(folder / "dense.bin")
     words = _feature_words(p, shape, stimulus, count)
+    layers = _layers(layer_program(shape, p))
     words.tofile(folder / "words.bin")
     values = {
         **{name: folder / f"{name}.bin" for name in ("config", "dense", "words", "results")},
         **dataclasses.asdict(timing),
         "count": count,
-        "layers": len(case.bottom) + len(case.top),
+        "operations": len(layers),
         "words_each": len(words) // count,
         "patience": round(10 * p.latency(shape)) + 20_000,
     }
     report, seconds = run_job(
         design.program, folder, values, stuck=f"{{results}} results of {count * p.rows}"
     )
-    words = np.fromfile(folder / "results.bin", np.uint32).reshape(-1, 64 // WORD_BITS)
-    signed = {"logit", "code"}
-    columns = {}
-    for name, (low, width) in RESULT_FIELDS.items():
-        values_ = unpack_field(words, low, width).astype(np.int64)
-        columns[name] = values_ - (values_ >> (width - 1) << width) if name in signed else values_
-    arrays = {
-        name: np.array(report[name], np.int64)
-        for name in ("starts", "ends", "array_runs", "array_cycles")
-    }
-    for name in ("starts", "ends"):
-        arrays[name] -= report["loaded"]
+    results = np.fromfile(folder / "results.bin", np.uint32).reshape(-1, 64 // WORD_BITS)
+    places = RESULT_FIELDS
     return Outcome(
-        **arrays,
-        **columns,
-        pair_runs=report["pair_runs"][0],
+        starts=np.array(report["starts"], np.int64) - report["loaded"],
+        ends=np.array(report["ends"], np.int64) - report["loaded"],
+        logit=read_lanes(results, *places["logit"], 1)[:, 0],
+        code=read_lanes(results, *places["code"], 1)[:, 0],
+        probability=unpack_field(results, *places["probability"]).astype(np.int64),
+        layer_cycles=np.bincount(layers, report["array_cycles"]).astype(np.int64),
         pair_cycles=report["pair_cycles"][0],
         **{name: report[name] for name in ("busy", "active", "waiting", "cycles_run")},
         seconds=seconds,
     )
+
+
+def _layers(program: list[dict[str, int]]) -> Ints:
+    """Layer of every operation of the array: a part of a layer is independent of that before."""
+    linear = [op for op in program if op["operation"] == Operation.LINEAR]
+    return np.cumsum([1 - op.get("independent", 0) for op in linear]) - 1
 
 
 def _dense_words(p: ComputeParams, stimulus: Stimulus, count: int) -> NDArray[np.uint32]:
