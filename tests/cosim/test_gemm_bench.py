@@ -24,7 +24,11 @@ KEYS = {
 
 # inputs of less than a group's cycles, a layer in parts, more pairs than bytes of a word
 MODEL = model_shape(dense=5, bottom=(72, 16), dims=(16,) * 4, top=(264, 40, 1))
-PARAMS = bench_gemm.core_for([MODEL], rows=4, columns=32, pair_units=1, slots=3)
+
+# one whose layers take longer than their columns need to be written
+LARGE = model_shape(dense=13, bottom=(128, 64, 32), dims=(32,) * 6, top=(128, 64, 1))
+
+PARAMS = bench_gemm.core_for([MODEL, LARGE], rows=4, columns=32, pair_units=1)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +42,7 @@ def results():
         patch.setattr(bench_gemm, "CYCLES", 10_000)
         shown = []
         found = bench_gemm.bench_gemm(
-            [Point(params=PARAMS, model=MODEL)],
+            [Point(params=PARAMS, model=LARGE)],
             cache=CACHE,
             workers=1,
             progress=lambda *args: shown.append(args),
@@ -73,7 +77,7 @@ def test_a_wrong_result_is_found(design):
     case = GemmCase(PARAMS, MODEL)
     stimulus = case.stimulus(3)
     outcome = gemm.run(design, case, stimulus)
-    stimulus.bags[2][9] ^= 1
+    stimulus.bags[2][9] = 0
     with pytest.raises(AssertionError, match="of row 1 of sub-batch 2 is"):
         case.check(outcome, stimulus)
     with pytest.raises(AssertionError, match="12 results came, not 4"):
@@ -103,7 +107,7 @@ def test_results_have_all_fields_and_are_predicted(results):
         assert set(result) >= KEYS
         assert set(bench_gemm.COLUMNS) <= set(result)
         assert result["multipliers"] == 4 * 32 + 8
-        assert result["macs"] == MODEL.macs * result["batch"]
+        assert result["macs"] == LARGE.macs * result["batch"]
         share = result["macs"] / (result["multipliers"] * result["cycles"])
         assert result["mac_utilisation"] == pytest.approx(share)
         assert abs(result["prediction_error"]) <= 0.03
@@ -116,12 +120,14 @@ def test_layers_take_their_steps(results):
     for result in results:
         parts = result["batch"] // 4
         layers = {layer["name"]: layer for layer in result["layers"]}
-        assert list(layers) == ["bottom0", "bottom1", "interaction", "top0", "top1", "top2"]
+        assert list(layers) == [
+            *("bottom0", "bottom1", "bottom2", "interaction", "top0", "top1", "top2"),
+        ]
         interaction = layers.pop("interaction")
-        assert (interaction["k"], interaction["n"]) == (16, 10)
-        steps = parts * PARAMS.pair_cycles(MODEL)
+        assert (interaction["k"], interaction["n"]) == (32, 21)
+        steps = parts * PARAMS.pair_cycles(LARGE)
         assert interaction["cycles"] == pytest.approx(steps, abs=40 * parts)
-        shapes = zip(padded_inputs(MODEL), padded_outputs(MODEL), strict=True)
+        shapes = zip(padded_inputs(LARGE), padded_outputs(LARGE), strict=True)
         for layer, (k, n) in zip(layers.values(), shapes, strict=True):
             assert layer["cycles"] == parts * PARAMS.linear_steps(k, n)
             share = layer["k"] * layer["n"] * result["batch"] / (4 * 32 * layer["cycles"])
