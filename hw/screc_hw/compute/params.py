@@ -66,7 +66,8 @@ class ComputeParams:
     dot
         Whether the interaction units are built.
     max_fanout
-        Multipliers that a register drives, at most.
+        Multipliers that a register of the array drives at most, or whose accumulators it does; at
+        least 8.
 
     Raises
     ------
@@ -116,7 +117,7 @@ class ComputeParams:
             ("weight_steps", 1),
             ("requantise_words", 1),
             ("program_length", 1),
-            ("max_fanout", 1),
+            ("max_fanout", CHAIN),
         ):
             if getattr(self, name) < low:
                 raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")
