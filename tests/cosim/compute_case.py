@@ -20,6 +20,7 @@ from screc_hw.compute.core import ComputeCore
 from screc_hw.compute.params import ComputeParams
 from screc_hw.compute.tensors import vector_bases
 from screc_hw.emit import emit_systemverilog
+from screc_hw.model import ModelShape
 from screc_hw.stream import config_layout, feature_write_layout, result_layout
 from screc_sim import runner
 from screc_sim.native.program import layout_fields, pack_words
@@ -67,9 +68,14 @@ class Round:
 
 @dataclasses.dataclass
 class Given:
-    """What a run is given; it begins with a reset. ``stop``: cycles after which it is left."""
+    """What a run is given; it begins with a reset.
+
+    ``patience``: cycles without a transfer after which it is given up; ``stop``: cycles after which
+    it is left, right or wrong.
+    """
 
     rounds: list[Round]
+    patience: int
     slots: int
     slot_low: int
     timing: Timing
@@ -132,7 +138,8 @@ def given(
     """Return the payloads of models and their samples, one model after the other."""
     low, _ = layout_fields(feature_write_layout(params))["slot"]
     made = [round_of(model, stimulus, params) for model, stimulus in rounds]
-    return Given(made, params.slots, low, timing, stop)
+    longest = max(params.latency(model.shape) for model, _ in rounds)
+    return Given(made, 2000 + 3 * int(longest), params.slots, low, timing, stop)
 
 
 def decoded(played: Played) -> list[Result]:
@@ -140,6 +147,15 @@ def decoded(played: Played) -> list[Result]:
     layout = result_layout()
     views = [layout.from_bits(word) for word in played.results]
     return [(view.logit, view.probability, view.code) for view in views]
+
+
+def told(shape: ModelShape) -> str:
+    """Return a model as ``tests.support.compute.model_shape`` makes it."""
+    dims = tuple(shape.feature_dim(f) for f in range(len(shape.features)))
+    return (
+        f"model_shape(dense={shape.dense}, bottom={shape.bottom}, dims={dims}, top={shape.top},"
+        f" interaction={shape.interaction!r})"
+    )
 
 
 class Session:
@@ -238,7 +254,7 @@ class Session:
         played = self.play(given(rounds, self.params, timing))
         expected = [result for model, data in rounds for result in data.expected(model)]
         got = decoded(played)
-        story = f"{note} {[model.shape for model, _ in rounds]} {timing}"
+        story = f"{note} {'; '.join(told(model.shape) for model, _ in rounds)}; {timing}"
         assert played.faults == [], f"{played.faults} of {story}"
         assert len(got) == len(expected), f"{len(got)} results, not {len(expected)}, of {story}"
         wrong = [n for n, pair in enumerate(zip(got, expected, strict=True)) if pair[0] != pair[1]]

@@ -15,9 +15,6 @@ from tests.cosim.compute_case import Given, Played, Round, Timing
 
 PERIOD_NS = 4
 RESET_CYCLES = 3
-PATIENCE_CYCLES = 60_000
-"""Cycles without a transfer or a release after which a run is given up."""
-
 SETTLE_CYCLES = 60
 """Cycles after a round in which nothing more may come."""
 
@@ -166,7 +163,7 @@ class Play:
         while len(self.sink.taken) < results or self.released < self.before + count:
             if self.over or self.sink.faults:
                 return
-            if since > PATIENCE_CYCLES:
+            if since > self.given.patience:
                 come = len(self.sink.taken) - results + given.results
                 self.faults.append(
                     f"nothing moves any more after {come} results and"

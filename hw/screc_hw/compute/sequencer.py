@@ -57,6 +57,8 @@ class Sequencer(wiring.Component):
     start_linear, start_pairs : Out(1)
     release : Out(1)
         Pulse: the oldest sub-batch is finished.
+    oldest : Out(range(slots))
+        Slot of the oldest sub-batch; where there is none, of the next.
     busy : Out(1)
         Something of a sub-batch is here.
     """
@@ -74,6 +76,7 @@ class Sequencer(wiring.Component):
     start_linear: Signal
     start_pairs: Signal
     release: Signal
+    oldest: Signal
     busy: Signal
 
     def __init__(self, params: ComputeParams) -> None:
@@ -93,6 +96,7 @@ class Sequencer(wiring.Component):
                 "start_linear": Out(1),
                 "start_pairs": Out(1),
                 "release": Out(1),
+                "oldest": Out(range(params.slots)),
                 "busy": Out(1),
             }
         )
@@ -109,7 +113,7 @@ class Sequencer(wiring.Component):
         oldest, looked = Signal(range(p.slots)), Signal(range(p.slots))
         dense_at, bags_at = Signal(range(p.slots)), Signal(range(p.slots))
         released = Signal()
-        m.d.comb += self.busy.eq((running | dense | bags).any())
+        m.d.comb += [self.busy.eq((running | dense | bags).any()), self.oldest.eq(oldest)]
 
         def after(slot: Signal) -> Any:
             return Mux(slot == p.slots - 1, 0, slot + 1)
@@ -117,6 +121,10 @@ class Sequencer(wiring.Component):
         for pulse, flags, at in ((self.dense, dense, dense_at), (self.bags, bags, bags_at)):
             with m.If(pulse):
                 m.d.sync += [flags.bit_select(at, 1).eq(1), at.eq(after(at))]
+        # sub-batches of a model without dense inputs have passed dense_at by
+        loaded = self.config.payload.target == LoadTarget.COMPUTE_SHAPE
+        with m.If(self.config.valid & loaded):
+            m.d.sync += dense_at.eq(oldest)
         m.d.sync += [released.eq(0), self.release.eq(released)]
         for done in self.done:
             with m.If(done.valid):
