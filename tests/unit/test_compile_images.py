@@ -81,7 +81,7 @@ def test_load_queue_holds_the_model(tmp_path, memory):
     targets = loaded(compiled.load)
     every = 0xFF
     assert set(targets) == {(t, c) for t in (0, 1) for c in range(memory)} | {
-        (t, every) for t in (2, 3, 4, 5, 6)
+        (t, every) for t in (2, 3, 4, 5, 6, 13)
     }
     for core in range(memory):
         place = compiled.layout.cores[core]
@@ -98,17 +98,22 @@ def test_load_queue_holds_the_model(tmp_path, memory):
         assert bits(word, 32, 20) == base
         base += SHAPE.feature_dim(f) // params.gather.lanes
 
-    columns, at = params.core.columns, 0
-    data = np.array(targets[4, every], "<u8").view(np.int8).reshape(-1, columns)
+    # a word holds 8 weights of one position: of several steps, outputs of a step side by side
+    outs, at = params.core.outs, 0
+    data = np.array(targets[4, every], "<u8").view(np.int8).reshape(-1, 8, 8 // outs, outs)
     layers = (*model.bottom, *model.top)
     for layer in layers:
         n, k = layer.weight.shape
-        for tile in range(-(-n // columns)):
-            part = layer.weight[tile * columns : (tile + 1) * columns]
-            assert np.array_equal(data[at : at + k, : len(part)], part.T)
-            assert not data[at : at + k, len(part) :].any()
-            at += k
-    assert at == len(data)
+        for group in range(0, n, outs):
+            for first in range(0, k, 8):
+                step = data[at // (8 // outs), :, at % (8 // outs)]
+                part = layer.weight[group : group + outs, first : first + 8].T
+                assert np.array_equal(step[: len(part), : part.shape[1]], part)
+                assert not step[len(part) :].any()
+                assert not step[:, part.shape[1] :].any()
+                at += 1
+    assert at == params.core.weight_steps
+    assert -(-at // (8 // outs)) == len(data)
 
     entries = [
         (bits(w, 0, 32) - (1 << 32) * bits(w, 31, 1), bits(w, 32, 16), bits(w, 48, 6))

@@ -152,7 +152,7 @@ def test_the_roofline_is_the_largest_bound(case):
     bounds = roofline(case["shape"], params, case["simulation"])
     # 4·16 + 16·8 and (8 + 6 pairs)·16 + 16 MACs on 64 multipliers
     assert bounds["array"] == (64 + 128 + 224 + 16) / 64
-    assert bounds["interaction"] == 6 * 8 / (8 * params.core.dot_lanes)
+    assert bounds["interaction"] == 6 * 8 / params.core.pair_multipliers
     # one beat per row, eight bytes per record
     assert bounds["memory ports"] == 3 + 3 * 8 / 64
     assert bounds["host writes"] == 1 / 8
