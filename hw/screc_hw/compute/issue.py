@@ -18,7 +18,8 @@ __all__ = ["Issue"]
 class Issue(wiring.Component):
     """Turns operations into steps: all inputs of a group of outputs, group after group.
 
-    A group lasts as many cycles as it has outputs at least, for its columns leave one by one.
+    A group lasts as many cycles as it has outputs at least, for its columns leave one by one. An
+    operation of few inputs may have to wait for those of the one before.
 
     **Latency** 1 cycle. **Throughput** 1 step per cycle. **Backpressure** ``i.ready`` comes from
     registers; the next operation is taken in the last cycle of the one before.
@@ -74,12 +75,16 @@ class Issue(wiring.Component):
         final = Signal()  # of the last group
         outs = Signal(range(p.outs))
         end = Signal()  # of the group
+        # cycles that columns before still leave in: no sum may be complete in them
+        owed, drain = Signal(range(p.outs)), Signal(range(p.outs))
+        waiting = Signal()  # the sum is complete, the group waits for its columns
         m.d.comb += [
             final.eq(left < p.outs),
             outs.eq(Mux(final, left, p.outs - 1)),
             end.eq((link == 0) & (spare == 0)),
             start.eq(self.i.valid & self.i.ready),
-            self.i.ready.eq((~active | (end & final)) & self.columns.ready),
+            drain.eq(Mux(active & ~waiting, outs, owed)),
+            self.i.ready.eq((~active | (end & final)) & (op.links >= drain) & self.columns.ready),
             self.columns.valid.eq(start),
             self.columns.payload.n.eq(op.n),
             self.columns.payload.place.eq(op.place),
@@ -91,9 +96,11 @@ class Issue(wiring.Component):
             self.tag.outs.eq(outs),
             self.busy.eq(active),
         ]
-        # the sum is complete, the group waits for its columns
-        waiting = Signal()
         m.d.comb += done_sum.eq(waiting)
+        with m.If(active & ~waiting & (link == 0) & (outs != 0)):
+            m.d.sync += owed.eq(outs - 1)
+        with m.Elif(owed != 0):
+            m.d.sync += owed.eq(owed - 1)
         with m.If(active):
             m.d.sync += [begin.eq(0), waiting.eq((link == 0) & ~end)]
             with m.If(spare != 0):
