@@ -78,7 +78,10 @@ class Position(wiring.Component):
         # a word holds the weights of several steps
         part = Signal((p.word_steps - 1).bit_length(), reset_less=True)
         used = Signal(reset_less=True)
-        m.d.sync += [part.eq(following.weight), used.eq(following.last >= self._number if self._number else 1)]
+        m.d.sync += [
+            part.eq(following.weight),
+            used.eq(following.last >= self._number if self._number else 1),
+        ]
         width = 8 * p.outs
         steps = Array(word[low : low + width] for low in range(0, WORD_BITS, width))
         operands: Any = Signal(operands_layout(p), name="chosen", reset_less=True)
