@@ -22,8 +22,8 @@ def roomy(*, rows: int, columns: int, lanes: int, **more: Any) -> ComputeParams:
         "max_vectors": 8,
         "max_dense": 24,
         "max_k": 8 * lanes + 160,
-        "max_n": 64,
-        "max_dim": 6 * lanes,
+        "max_n": 3 * lanes + 64,
+        "max_dim": 3 * lanes,
         "activation_words": lanes + 64,
         "weight_steps": 4096,
         "requantise_words": 600,
@@ -42,7 +42,7 @@ CORES = {
     "tight, concat": core_params(TINY_CONCAT, rows=2, columns=64, lanes=4, slots=2),
     "without dot": roomy(rows=4, columns=16, lanes=16, dot=False),
     "middle": roomy(rows=8, columns=32, lanes=8, slots=4, pair_units=4, max_fanout=2),
-    "wide": roomy(rows=4, columns=64, lanes=128, slots=2, pair_units=4),
+    "wide": roomy(rows=2, columns=64, lanes=128, slots=2, pair_units=2),
     "tall": roomy(rows=32, columns=16, lanes=32, slots=3, pair_units=2, max_fanout=4),
 }
 
@@ -123,12 +123,9 @@ def shapes(draw: Any, params: ComputeParams) -> ModelShape:
     top = (*draw(st.lists(width, max_size=3)), 1)
     dot = params.dot and draw(st.booleans())
     if dot:
-        dim = lanes * draw(st.integers(1, 6))
+        dim = lanes * draw(st.integers(1, params.max_dim // lanes))
         dims = (dim,) * draw(st.integers(1 if dense else 2, 5))
         bottom = (*hidden, dim) if dense else ()
-        if dense and dim > params.max_n:
-            bottom, dense = (), 0
-            dims = (dim,) * max(2, len(dims))
     else:
         dims = tuple(draw(st.lists(st.integers(1, 2).map(lanes.__mul__), min_size=1, max_size=4)))
         bottom = (*hidden, draw(width)) if dense else ()

@@ -27,6 +27,9 @@ QUICK = {
 }
 """Builds of the default run; the others are part of the soak."""
 
+LARGE = ("icarus", "tall")
+"""Takes Icarus long, and is much like the others."""
+
 PLACES = [
     pytest.param(
         (simulator, core),
@@ -35,6 +38,7 @@ PLACES = [
     )
     for core in CORES
     for simulator in ("icarus", "verilator")
+    if (simulator, core) != LARGE
 ]
 
 

@@ -1,6 +1,7 @@
 """Steps of operations: those of a plain loop, one per cycle, columns never in each other's way."""
 
 import dataclasses
+import itertools
 import random
 
 import pytest
@@ -162,7 +163,7 @@ def test_pauses_change_no_step_and_columns_keep_their_distance(columns, seed):
     assert [step for _, step in got] == [step for job in jobs for step in job.steps(p.outs)]
     assert told == [(job.n, job.slot) for job in jobs]
     ends = [(cycle, step.outs) for cycle, step in got if step.end]
-    for (before, outs), (after, _) in zip(ends, ends[1:], strict=False):
+    for (before, outs), (after, _) in itertools.pairwise(ends):
         assert after - before >= outs
 
 
