@@ -72,9 +72,7 @@ class _Cost:
             step + 2 * inputs + weights * (1 + copies) + self._groups + bits(p.word_steps) + load,
             weights * (2 if p.word_steps > 4 else int(p.word_steps > 1)) + 12,
         )
-        return (
-            _banked(inputs, p.bank_words, p.rows) + _banked(WORD_BITS, p.weight_words) + chosen
-        )
+        return _banked(inputs, p.bank_words, p.rows) + _banked(WORD_BITS, p.weight_words) + chosen
 
     def _sequencer(self) -> Resources:
         """Program, contexts, and the operation that is offered."""
@@ -105,7 +103,9 @@ class _Cost:
         group = registers(2 * MULTIPLIER_BITS + 6 * 6 + 20, 2 * MULTIPLIER_BITS + p.acc_bits + 24)
         # a row: biased, logit; ReLU
         row = _requantiser(p.acc_bits, LOGIT_CODE_BITS) + registers(2 * p.acc_bits, 2 * p.acc_bits)
-        return numbers + _banked(ENTRY_BITS, p.requantise_words) + self._groups * group + p.rows * row
+        return (
+            numbers + _banked(ENTRY_BITS, p.requantise_words) + self._groups * group + p.rows * row
+        )
 
     def _writer(self) -> Resources:
         """Choice between four sources, and a register per bank."""
@@ -181,9 +181,7 @@ class _Cost:
         p = self._p
         ends = 3 * (bits(p.slots) + 2)
         load = registers(config_layout().size, 30)
-        core = registers(
-            linear_layout(p).size + 3 * COUNTER_BITS + ends + 8, 3 * COUNTER_BITS + 30
-        )
+        core = registers(linear_layout(p).size + 3 * COUNTER_BITS + ends + 8, 3 * COUNTER_BITS + 30)
         if not p.dot:
             return load + core
         entry = index_bits(p.requantise_words)
