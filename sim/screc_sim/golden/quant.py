@@ -251,7 +251,8 @@ class QuantModel:
 
     ``dense_scale``: real value of one dense code; ``dense_zero``: code of a dense feature of 0,
     whose share of the accumulators the first biases take off. ``bag_m``/``bag_s`` per feature:
-    pooled codes to the interaction's scale. ``vector_scale``: one code of the interaction's input vectors.
+    pooled codes to the interaction's scale. ``vector_scale``: one code of the interaction's input
+    vectors.
     ``copy_ms``: bottom output (``dot``) or every vector (``concat``: identity) to the concatenated
     tensor; ``pair_ms``: Gram entries to it. ``concat_scale``: one code of the concatenated tensor.
     """
