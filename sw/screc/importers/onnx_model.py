@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -384,8 +385,8 @@ def _columns(
     stops = [bag.output for bag in bags] + ([relu] if relu else [])
     nodes = graph.needed(concat, stops)
     samples = _fixed(graph, next(iter(graph.inputs.values())))[0]
-    results: list[NDArray[np.float32]] = []
-    vectors: list[list[NDArray[np.float32]]] = []
+    results: list[NDArray[Any]] = []
+    vectors: list[list[NDArray[Any]]] = []
     for _ in range(-(-ROWS_TRIED // samples)):
         feeds = {name: _zeros(graph, graph.inputs[name]) for name in sorted(read)}
         drawn = []

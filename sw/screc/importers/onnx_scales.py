@@ -27,10 +27,10 @@ BYTES = (np.dtype(np.int8), np.dtype(np.uint8))
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What became of the quantisation of a tensor: one of TAKEN, FOLDED, RECALIBRATED and LEFT,
-    and why.
+    """What became of the quantisation of a tensor, and why.
 
-    ``scale`` and ``zero`` as in the file, where it has one of each.
+    ``became``: TAKEN, FOLDED, RECALIBRATED or LEFT. ``source``: the tensor in the file. ``scale``
+    and ``zero`` as in the file, where it has one of each.
     """
 
     tensor: str
@@ -183,10 +183,8 @@ def _activation(
     if not found:
         return
     scales = sorted({float(q.scale[0]) for q in found})
-    source, one = (
-        ", ".join(dict.fromkeys(map(_name, sources))),
-        scales[0] if len(scales) == 1 else None,
-    )
+    source = ", ".join(dict.fromkeys(map(_name, sources)))
+    one = scales[0] if len(scales) == 1 else None
     zero = int(found[0].zero[0])
     wrong = next((q for q in found if not _symmetric(q)), None)
     if wrong is not None:

@@ -15,7 +15,7 @@ from screc.importers.onnx_model import OnnxModel, find_model, logit
 from screc.importers.onnx_scales import Scales, find_scales
 from screc.models import parse_model, to_shape
 from screc.tt.decompose import ArrayRows
-from screc.weights import table_scale, table_tensor
+from screc.weights import check_finite, table_scale, table_tensor
 from screc_hw.model import ModelShape
 from screc_sim.golden import float_twin
 from screc_sim.golden.float_twin import Weights
@@ -143,9 +143,11 @@ def _check(found: OnnxModel, shape: ModelShape, scales: Scales) -> None:
     Raises
     ------
     ConfigError
-        If they differ; names the largest difference.
+        If a table has a value that is not finite; or they differ: names the largest difference.
     """
     tables = {name: _rows(found, name) for name in found.tables}
+    for name, values in tables.items():
+        check_finite(found.graph.path, name, values, 0)
     sources = tuple(ArrayRows(values) for values in tables.values())
     feeds, batch = _drawn(found, shape)
     logits = logit(found.graph)
