@@ -123,7 +123,14 @@ def find_model(graph: Graph) -> OnnxModel:
         dense = graph.inputs.get(bottom[0].source)
         if dense is None or dense.type not in FLOATS or len(dense.dims) != 2:
             raise _not_supported(graph, bottom[0].source, "before the bottom MLP")
-    bags = tuple(_bag(graph, node, concat) for node in outputs)
+    inputs = list(graph.inputs)
+    # quantisers sort nodes as they like: the order of the inputs is the one that people know
+    bags = tuple(
+        sorted(
+            (_bag(graph, node, concat) for node in outputs),
+            key=lambda bag: (inputs.index(bag.input), bag.columns),
+        )
+    )
     if not bags:
         raise graph.error(f"no table is read by the top MLP; {SUPPORTED}")
     columns, interaction = _columns(graph, concat, relu, bottom, bags, read)
