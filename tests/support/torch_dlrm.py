@@ -81,8 +81,11 @@ class Reader:
         return next(self._feeds, None)
 
 
-def quantise(path, to, batch, dense, *, symmetric, step=256):
-    """Quantise as users do: QDQ, by smallest and largest values of the calibration samples."""
+def quantise(path, to, batch, dense, *, symmetric, operators=None, step=256):
+    """Quantise as users do: QDQ, by smallest and largest values of the calibration samples.
+
+    ``operators``: kinds that are quantised; None: all that ONNX Runtime can.
+    """
     from onnxruntime import quantization
 
     options = {}
@@ -100,6 +103,7 @@ def quantise(path, to, batch, dense, *, symmetric, step=256):
             to,
             Reader(batch, dense, step),
             quant_format=quantization.QuantFormat.QDQ,
+            op_types_to_quantize=operators,
             **options,
         )
     finally:
@@ -114,6 +118,6 @@ def runtime_outputs(path, batch, dense):
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     parts = [batch.slice(i, i + 4096) for i in range(0, len(batch), 4096)]
-    return np.concatenate([session.run(None, inputs_of(p, dense))[0].ravel() for p in parts]).astype(
-        np.float64
-    )
+    return np.concatenate(
+        [session.run(None, inputs_of(p, dense))[0].ravel() for p in parts]
+    ).astype(np.float64)

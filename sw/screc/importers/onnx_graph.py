@@ -202,7 +202,18 @@ class Graph:
         given = attributes(node)
         if node.op_type == "Constant" and "value" in given:
             return [(node.output[0], numpy_helper.to_array(given["value"]))]
+        if node.op_type == QUANTISE:  # the reference has it from version 19 on only
+            return [(node.output[0], self._quantise(node))]
         return [(name, self.evaluate([node], {}, name)) for name in node.output if name]
+
+    def _quantise(self, node: NodeProto) -> NDArray[Any]:
+        """Codes of a constant."""
+        values = self.constants[node.input[0]]
+        known = self._quantisation(node)
+        bounds = np.iinfo(known.type)
+        scale, zero = _along(values, known)
+        codes = np.rint(values.astype(np.float32) / scale.astype(np.float32)) + zero
+        return np.clip(codes, bounds.min, bounds.max).astype(known.type)
 
     def _dequantise(self, node: NodeProto) -> None:
         """Fold a constant; or take a QDQ pair off its edge, and note it."""
@@ -261,7 +272,7 @@ class Graph:
         if scale.dtype.kind != "f" or not (np.isfinite(scale) & (scale > 0)).all():
             raise self.error(f"{label(node)}: scales must be positive and finite floats")
         codes = self.constants.get(node.input[0])
-        known = zero if zero is not None else codes
+        known = codes if zero is None and node.op_type == DEQUANTISE else zero
         type_ = np.dtype(np.uint8) if known is None else known.dtype
         flat = np.atleast_1d(scale).astype(np.float64)
         zeros = np.zeros(flat.size, np.int64) if zero is None else np.atleast_1d(zero)
@@ -306,11 +317,18 @@ def _has_graph(node: NodeProto) -> bool:
     return any(attribute.type in kinds for attribute in node.attribute)
 
 
+def _along(
+    values: NDArray[Any], quantisation: Quantisation
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Scale and zero point, shaped to meet the values."""
+    shape = [1] * values.ndim
+    if not quantisation.single:
+        shape[quantisation.axis] = -1
+    return quantisation.scale.reshape(shape), quantisation.zero.reshape(shape)
+
+
 def _values(codes: NDArray[Any], quantisation: Quantisation) -> NDArray[np.float32]:
     """Real values of codes, each rounded once."""
     kind = np.float32 if codes.dtype.itemsize == 1 else np.float64  # differences stay exact
-    shape = [1] * codes.ndim
-    if not quantisation.single:
-        shape[quantisation.axis] = -1
-    scale, zero = quantisation.scale.reshape(shape), quantisation.zero.reshape(shape)
+    scale, zero = _along(codes, quantisation)
     return ((codes.astype(kind) - zero.astype(kind)) * scale.astype(kind)).astype(np.float32)
