@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.train, pytest.mark.slow, pytest.mark.data]
 
 __all__ = ["movielens"]  # a fixture
 
-MODELS = ("float", "ONNX Runtime", "device")
+MODELS = ("ONNX Runtime", "float", "device")
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +66,12 @@ def show(capsys, *tables):
             Console(width=170).print("\n", table)
 
 
-def check(found, after, bound):
-    """AUC may change by ``bound``, up or down: for every seed, and the mean's whole interval."""
+def check(found, bound):
+    """The device's AUC may differ by ``bound``: of every seed, and the mean's whole interval."""
+    device = len(found.models) - 1
     for seed in range(len(SEEDS)):
-        assert abs(found.difference(after, 0, seed).value) <= bound
-    mean = found.difference(after, 0)
-    assert abs(mean.value) <= bound
+        assert abs(found.difference(device, device - 1, seed).value) <= bound
+    mean = found.difference(device, device - 1)
     assert max(-mean.low, mean.high) <= bound
 
 
@@ -83,7 +83,7 @@ def test_int8_costs_little(request, capsys, trained, least, bound):
     _, _, found, _ = request.getfixturevalue(trained)
     show(capsys, found.table())
     assert found.aucs.min() > least
-    check(found, 1, bound)
+    check(found, bound)
 
 
 def agreement(runtime, device, real):
@@ -144,7 +144,7 @@ def test_a_qdq_import_costs_little_and_agrees_with_onnx_runtime(
         device = golden.run(exact, held_out).logit * exact.logit_scale
         runtime = torch_dlrm.runtime_outputs(quantised, held_out, shape.dense)
         real = float_found.scores[seed, 0]
-        scores.append(np.stack([real, runtime, device]))
+        scores.append(np.stack([runtime, real, device]))
         figures.append(agreement(runtime, device, real))
     name = f"{float_found.name}, ONNX QDQ {'symmetric' if symmetric else 'default'}"
     name += f" {operators}" if operators else ""
@@ -154,16 +154,11 @@ def test_a_qdq_import_costs_little_and_agrees_with_onnx_runtime(
         table.add_column(column, justify="right")
     for seed, row in zip(SEEDS, figures, strict=True):
         table.add_row(str(seed), *(f"{value:.4f}" for value in row.values()))
-    seeds = [*map(str, range(len(SEEDS)))]
-    changes = Table("seed", "device - float", title=f"{name}: AUC of the device against float")
-    for seed in range(len(SEEDS)):
-        changes.add_row(seeds[seed], str(found.difference(2, 0, seed)))
-    changes.add_row("mean", str(found.difference(2, 0)))
-    show(capsys, found.table(), changes, table)
-    check(found, 2, bound)
-    # never further from the float model than what it was quantised with
+    show(capsys, found.table(), table)
+    check(found, bound)
     for row in figures:
-        assert row["RMS to float, device"] <= 1.1 * row["RMS to float, runtime"]
+        if operators is None:  # it rounds in more places than the device
+            assert row["RMS to float, device"] <= 1.1 * row["RMS to float, runtime"]
         if operators or trained == "trained_movielens":
-            assert row["correlation"] > 0.99
-            assert row["same decision"] > 0.98
+            assert row["correlation"] > 0.998
+            assert row["same decision"] > 0.99
