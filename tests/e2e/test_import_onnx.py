@@ -293,6 +293,22 @@ def test_a_relu_that_quantisation_replaced_is_found(tmp_path, capsys):
     assert np.corrcoef(got, expected)[0, 1] > 0.99
 
 
+@pytest.mark.parametrize("zero", [-128, 3])
+def test_the_rounding_of_the_logit_is_left_out(tmp_path, capsys, zero):
+    b, output, _ = quantised()
+    b.node("Identity", output, output="out")  # an edge behind the logit
+    quantise_edge(b, output, 0.05, zero)
+    path = b.save("out", tmp_path / "trained.onnx")
+    code, report, err = run_import(capsys, path)
+    assert code == 0, err
+    left = [e for e in report["quantisation"] if e["became"] == "left out"]
+    assert [(e["source"], e["zero"]) for e in left] == [(output, zero)]
+    shape, weights = imported(tmp_path / "in")
+    _, batch = drawn(onnx.load(path), report)
+    logits = float_twin.run(shape, weights, batch)
+    assert logits.min() < 0
+
+
 def test_what_does_not_fit_is_recalibrated_and_named(tmp_path, capsys):
     b, output, _ = quantised(hidden=(0.02, -5, np.int8))
     gram = next(n for n in b.nodes if n.name == "gram")

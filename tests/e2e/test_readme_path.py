@@ -15,9 +15,9 @@ pytest.importorskip("torch", reason=NO_TORCH)
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.train
 @pytest.mark.cosim
 @pytest.mark.slow
+@pytest.mark.timeout(960)
 def test_from_a_pytorch_dlrm_to_its_report(tmp_path):
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (path,) = (block for block in blocks if "torch.save" in block)
@@ -28,7 +28,7 @@ def test_from_a_pytorch_dlrm_to_its_report(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 
 from screc.errors import ConfigError
-from screc.importers.onnx_graph import FLOATS, INTEGERS, Graph, Input, attributes, label
+from screc.importers.onnx_graph import (
+    FLOATS,
+    INTEGERS,
+    RELU_SUFFIX,
+    Graph,
+    Input,
+    attributes,
+    label,
+)
 
 SHAPING = ("Squeeze", "Unsqueeze", "Reshape", "Flatten")
 """Operators that may follow the logit, apart from Sigmoid."""
@@ -176,7 +184,8 @@ def logit(graph: Graph) -> str:
     sigmoids = 0
     while linear(graph, name) is None:
         node = graph.producers.get(name)
-        if node is None or node.op_type not in (*SHAPING, "Sigmoid") or sigmoids > 1:
+        clipped = name.endswith(RELU_SUFFIX)  # the logit's codes end at 0; the device's do not
+        if node is None or (node.op_type not in (*SHAPING, "Sigmoid") and not clipped):
             raise _not_supported(graph, name, "after the top MLP's last layer")
         sigmoids += node.op_type == "Sigmoid"
         name = node.input[0]
