@@ -112,7 +112,7 @@ def _write_manifest(
 
 
 def _rounded(values: dict[str, Any]) -> dict[str, Any]:
-    """Floats with four digits: further ones depend on the order in which BLAS adds."""
+    """Round floats to four digits: further ones depend on the order in which BLAS adds."""
     return {
         key: _rounded(value)
         if isinstance(value, dict)
