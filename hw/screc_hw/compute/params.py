@@ -50,7 +50,7 @@ class ComputeParams:
     columns
         Multipliers per sample: 8, 16, 32 or 64; 8 inputs of ``columns / 8`` outputs at a time.
     lanes
-        Bytes of a bag's word, a multiple of 4.
+        Bytes of a bag's word, a power of two of at least 4.
     slots
         Sub-batches under way, at least 2.
     pair_units
@@ -66,7 +66,8 @@ class ComputeParams:
     dot
         Whether the interaction units are built.
     max_fanout
-        Multipliers that a register drives, at most.
+        Multipliers that a register of the array drives at most, or whose accumulators it does; at
+        least 8.
 
     Raises
     ------
@@ -93,7 +94,7 @@ class ComputeParams:
     max_fanout: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("rows", "pair_units"):
+        for name in ("rows", "lanes", "pair_units"):
             value = getattr(self, name)
             if value < 1 or value & (value - 1):
                 raise ValueError(f"{name} must be a power of two, not {value}")
@@ -116,7 +117,7 @@ class ComputeParams:
             ("weight_steps", 1),
             ("requantise_words", 1),
             ("program_length", 1),
-            ("max_fanout", 1),
+            ("max_fanout", CHAIN),
         ):
             if getattr(self, name) < low:
                 raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")

@@ -66,6 +66,8 @@ class Sequencer(wiring.Component):
     start_linear, start_pairs : Out(1)
     release : Out(1)
         Pulse: the oldest sub-batch is finished.
+    oldest : Out(range(slots))
+        Slot of the oldest sub-batch; where there is none, of the next.
     busy : Out(1)
         Something of a sub-batch is here.
     """
@@ -83,6 +85,7 @@ class Sequencer(wiring.Component):
     start_linear: Signal
     start_pairs: Signal
     release: Signal
+    oldest: Signal
     busy: Signal
 
     def __init__(self, params: ComputeParams) -> None:
@@ -102,6 +105,7 @@ class Sequencer(wiring.Component):
                 "start_linear": Out(1),
                 "start_pairs": Out(1),
                 "release": Out(1),
+                "oldest": Out(range(params.slots)),
                 "busy": Out(1),
             }
         )
@@ -122,6 +126,7 @@ class Sequencer(wiring.Component):
         m.d.comb += [
             running.eq(Cat(pending[slot] != 0 for slot in slots)),
             self.busy.eq((running | dense | bags).any()),
+            self.oldest.eq(oldest),
         ]
 
         def after(slot: Signal) -> Any:
@@ -130,6 +135,10 @@ class Sequencer(wiring.Component):
         for pulse, flags, at in ((self.dense, dense, dense_at), (self.bags, bags, bags_at)):
             with m.If(pulse):
                 m.d.sync += [flags.bit_select(at, 1).eq(1), at.eq(after(at))]
+        # sub-batches of a model without dense inputs have passed dense_at by
+        loaded = self.config.payload.target == LoadTarget.COMPUTE_SHAPE
+        with m.If(self.config.valid & loaded):
+            m.d.sync += dense_at.eq(oldest)
         m.d.sync += [released.eq(0), self.release.eq(released)]
         for done in self.done:
             with m.If(done.valid & done.last):
@@ -155,9 +164,9 @@ class Sequencer(wiring.Component):
             is_linear.eq(to_linear),
             urgent.eq(op.urgent),
             fits.eq(
-                (~running.bit_select(checked, 1) | op.independent)
-                & ((op.source != Source.DENSE) | ~to_linear | dense.bit_select(checked, 1))
-                & (~op.wait_features | bags.bit_select(checked, 1))
+                (~Array(running)[checked] | op.independent)
+                & ((op.source != Source.DENSE) | ~to_linear | Array(dense)[checked])
+                & (~op.wait_features | Array(bags)[checked])
                 & (~to_output | ((checked == oldest) & self.output_free))
                 & ((op.destination != Destination.FEATURE) | self.turn_free)
                 & (op.k != 0)
