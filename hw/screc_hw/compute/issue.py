@@ -11,6 +11,7 @@ from amaranth.lib.wiring import In, Out
 
 from screc_hw.compute.layouts import columns_layout, linear_layout, step_layout, tag_layout
 from screc_hw.compute.params import ComputeParams
+from screc_hw.stream import index_bits
 
 __all__ = ["Issue"]
 
@@ -73,10 +74,10 @@ class Issue(wiring.Component):
         step: Any = Signal(step_layout(p), name="steps", reset_less=True)
         begin, done_sum = Signal(reset_less=True), Signal()
         final = Signal()  # of the last group
-        outs = Signal(range(p.outs))
+        outs = Signal(index_bits(p.outs))
         end = Signal()  # of the group
         # cycles that columns before still leave in: no sum may be complete in them
-        owed, drain = Signal(range(p.outs)), Signal(range(p.outs))
+        owed, drain = Signal.like(outs, name="owed"), Signal.like(outs, name="drain")
         waiting = Signal()  # the sum is complete, the group waits for its columns
         m.d.comb += [
             final.eq(left < p.outs),
