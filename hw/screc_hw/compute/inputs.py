@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from typing import Any
 
-from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.data import View
 from amaranth.lib.wiring import In, Out
@@ -207,16 +209,24 @@ class BagInput(wiring.Component):
             end.eq(part == p.bag_parts - 1),
             skid.o.ready.eq(~valid | (go & end)),
         ]
-        # parts of 8 components before this word
-        parts = word.word * p.bag_parts if p.lanes >= CHAIN else word.word >> 1
-        base = Signal.like(address, name="base")
-        with m.Switch(word.slot):
-            for slot in range(p.slots):
-                with m.Case(slot):
-                    rows = slot * p.unit_rows * p.vector_chunks
-                    m.d.comb += base.eq(Mux(dot, rows, slot * p.activation_words))
+        # parts of 8 components before this word; a multiplier would not be registered
+        if p.lanes >= CHAIN:
+            ones = [bit for bit in range(p.bag_parts.bit_length()) if p.bag_parts >> bit & 1]
+            parts: Value = functools.reduce(operator.add, (word.word << bit for bit in ones))
+        else:
+            parts = word.word >> 1
+        samples, slots = (Signal.like(address, name=n) for n in ("samples", "slots"))
         group = word.row >> (p.pair_units - 1).bit_length()
-        start = base + Mux(dot, group * p.vector_chunks, origin) + parts
+        bits = (p.unit_rows - 1).bit_length()
+        with m.Switch(Cat(group[:bits], word.slot)):
+            for sample in range(p.slots * p.unit_rows):
+                slot, row = divmod(sample, p.unit_rows)
+                with m.Case(slot << bits | row):
+                    m.d.comb += [
+                        samples.eq(sample * p.vector_chunks),
+                        slots.eq(slot * p.activation_words),
+                    ]
+        start = Mux(dot, samples, slots + origin) + parts
         with m.If(go):
             m.d.sync += [part.eq(Mux(end, 0, part + 1)), address.eq(address + 1)]
         with m.If(skid.o.ready):

@@ -69,7 +69,7 @@ class Issue(wiring.Component):
         tail = Signal.like(op.tail, name="tail", reset_less=True)
         # outputs of the groups to come, this one's included, less one
         left = Signal.like(op.n, reset_less=True)
-        spare = Signal(range(p.outs), reset_less=True)  # cycles that the group must last yet
+        spare = Signal(index_bits(p.outs), reset_less=True)  # cycles that the group must last yet
         home = Signal.like(op.source, name="home", reset_less=True)
         step: Any = Signal(step_layout(p), name="steps", reset_less=True)
         begin, done_sum = Signal(reset_less=True), Signal()
@@ -77,7 +77,7 @@ class Issue(wiring.Component):
         outs = Signal(index_bits(p.outs))
         end = Signal()  # of the group
         # cycles that columns before still leave in: no sum may be complete in them
-        owed, drain = Signal.like(outs, name="owed"), Signal.like(outs, name="drain")
+        owed, drain = Signal(index_bits(p.outs)), Signal(index_bits(p.outs))
         waiting = Signal()  # the sum is complete, the group waits for its columns
         m.d.comb += [
             final.eq(left < p.outs),
