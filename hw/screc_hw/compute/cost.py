@@ -201,11 +201,15 @@ class _Cost:
 
 
 def _banked(width: int, depth: int, enables: int = 1) -> Resources:
-    """A ``BankedMemory`` of one port: never LUT RAM; with banks, a choice and who is meant."""
+    """A ``BankedMemory`` of one port: never LUT RAM; with banks, a choice and who is meant.
+
+    With ``enables``, one per byte, the ninth bits of a block's bytes stay unused.
+    """
     bank = bank_depth(depth)
     count = -(-depth // bank)
     shallowest = RAMB18_SHAPES[0][0]
-    blocks = count * memory_blocks(max(shallowest, bank), width)
+    taken = width if enables == 1 else 9 * enables
+    blocks = count * memory_blocks(max(shallowest, bank), taken)
     if count == 1:
         return blocks + registers(width)
     number = bits(count)
