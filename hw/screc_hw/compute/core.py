@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Module, Signal
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.data import View
 from amaranth.lib.wiring import In, Out
 
 from screc_hw.compute.array import Array
 from screc_hw.compute.finish import Finish
 from screc_hw.compute.inputs import WRITE_CYCLES, BagInput, DenseInput
 from screc_hw.compute.issue import Issue
-from screc_hw.compute.layouts import linear_layout
+from screc_hw.compute.layouts import linear_layout, schedule_layout
 from screc_hw.compute.memories import LoadedMemory
 from screc_hw.compute.output import ResultOutput
 from screc_hw.compute.pairs import Pairs
@@ -61,6 +62,8 @@ class ComputeCore(wiring.Component):
         the busy ones those without.
     idle : Out(1)
         Nothing has arrived that has not left.
+    schedule : Out(schedule_layout(params))
+        What runs, for test benches.
     """
 
     config: stream.Interface
@@ -73,6 +76,7 @@ class ComputeCore(wiring.Component):
     active: Signal
     waiting: Signal
     idle: Signal
+    schedule: View[data.StructLayout]
 
     def __init__(self, params: ComputeParams) -> None:
         self._params = params
@@ -88,6 +92,7 @@ class ComputeCore(wiring.Component):
                 "active": Out(COUNTER_BITS),
                 "waiting": Out(COUNTER_BITS),
                 "idle": Out(1),
+                "schedule": Out(schedule_layout(params)),
             }
         )
 
@@ -113,6 +118,7 @@ class ComputeCore(wiring.Component):
         m.d.comb += [
             bags.complete.eq(self.complete),
             dense.release.eq(sequencer.release),
+            dense.slot.eq(sequencer.oldest),
             sequencer.dense.eq(dense.complete),
             sequencer.bags.eq(bags.written),
             self.release.eq(sequencer.release),
@@ -135,6 +141,11 @@ class ComputeCore(wiring.Component):
             self.busy.eq(self.busy + here),
             self.active.eq(self.active + issue.busy),
             self.waiting.eq(self.waiting + (here & ~issue.busy)),
+        ]
+        m.d.comb += [
+            self.schedule.linear.eq(issue.i.valid & issue.i.ready),
+            self.schedule.linear_slot.eq(issue.i.payload.place.slot),
+            self.schedule.linear_active.eq(issue.busy),
         ]
         return m
 
@@ -244,6 +255,9 @@ class ComputeCore(wiring.Component):
             pairs.operation.eq(sequencer.pairs),
             sequencer.pairs_free.eq(pairs.free),
             sequencer.done[1].eq(pairs.done),
+            self.schedule.pairs.eq(sequencer.start_pairs),
+            self.schedule.pairs_slot.eq(sequencer.pairs.slot),
+            self.schedule.pairs_active.eq(~pairs.free),
         ]
         # the scalar entries: of copies and of pairs, read where the operations say they are
         m.submodules.scalars = scalars = LoadedMemory(

@@ -47,6 +47,8 @@ class DenseInput(wiring.Component):
     -------
     config : In(stream.Signature(config_layout(), always_ready=True))
         ``COMPUTE_SHAPE``: how many words a sub-batch has.
+    slot : In(range(slots))
+        At LOAD: that of the next sub-batch.
     i : In(stream.Signature(8 * rows))
     release : In(1)
         A slot is free again.
@@ -58,6 +60,7 @@ class DenseInput(wiring.Component):
     """
 
     config: stream.Interface
+    slot: Signal
     i: stream.Interface
     release: Signal
     o: stream.Interface
@@ -69,6 +72,7 @@ class DenseInput(wiring.Component):
         super().__init__(
             {
                 "config": In(stream.Signature(config_layout(), always_ready=True)),
+                "slot": In(range(params.slots)),
                 "i": In(stream.Signature(8 * params.rows)),
                 "release": In(1),
                 "o": Out(stream.Signature(spot_layout(params))),
@@ -85,10 +89,15 @@ class DenseInput(wiring.Component):
         wiring.connect(m, wiring.flipped(self.i), skid.i)
         low, width = COMPUTE_SHAPE_FIELDS["dense"]
         last = Signal(width)
+        base = Signal(index_bits(p.bank_words))
         with m.If(self.config.valid & (self.config.payload.target == LoadTarget.COMPUTE_SHAPE)):
             m.d.sync += last.eq(self.config.payload.data[low : low + width] - 1)
+            # models without dense inputs leave it behind
+            with m.Switch(self.slot):
+                for slot in range(p.slots):
+                    with m.Case(slot):
+                        m.d.sync += base.eq(slot * p.activation_words)
         number = Signal(width)
-        base = Signal(index_bits(p.bank_words))
         slots = Signal(range(p.slots + 1))
         room = Signal(init=1)
         taken, ended = Signal(), Signal()

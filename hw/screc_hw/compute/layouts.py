@@ -144,6 +144,24 @@ def done_layout(params: ComputeParams) -> data.StructLayout:
     return data.StructLayout({"valid": 1, "slot": index_bits(params.slots), "last": 1})
 
 
+def schedule_layout(params: ComputeParams) -> data.StructLayout:
+    """What runs: pulses when array and pairs begin an operation of a slot, and whether they work.
+
+    A unit is ``active`` from the cycle after the pulse.
+    """
+    slot = index_bits(params.slots)
+    return data.StructLayout(
+        {
+            "linear": 1,
+            "linear_slot": slot,
+            "linear_active": 1,
+            "pairs": 1,
+            "pairs_slot": slot,
+            "pairs_active": 1,
+        }
+    )
+
+
 def pairs_layout(params: ComputeParams) -> data.StructLayout:
     """A DOT: vectors, words of 8 components per vector, components of the last, all less one."""
     return data.StructLayout(

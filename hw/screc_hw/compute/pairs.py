@@ -124,14 +124,16 @@ class PairUnit(wiring.Component):
         word = store.data[0]
         right, left = (Signal(WORD_BITS, name=n, reset_less=True) for n in ("right", "left"))
         here = steps[-1]
-        m.d.sync += left.eq(kept.data)
+        # what lies beyond a vector may never have been written
+        whole = Signal(WORD_BITS)
         for k in range(CHAIN):
             byte = slice(8 * k, 8 * k + 8)
-            m.d.sync += right[byte].eq(Mux(here.last >= k, word[byte], 0) if k else word[byte])
+            m.d.comb += whole[byte].eq(Mux(here.last >= k, word[byte], 0) if k else word[byte])
+        m.d.sync += [left.eq(kept.data), right.eq(whole)]
         m.d.comb += [
             keep.en.eq(here.valid & here.hold),
             keep.addr.eq(here.link),
-            keep.data.eq(word),
+            keep.data.eq(whole),
             kept.addr.eq(here.link),
         ]
         m.submodules.chain = chain = DotChain(CHAIN, 8, 8)

@@ -23,11 +23,20 @@ COLUMNS = (8, 16, 32, 64)
 WORD_BYTES = 8
 """A word of LOAD."""
 
-LINEAR_LATENCY = 50
-"""Cycles from a LINEAR's last step to the next operation's start."""
+PART_STEPS = 256
+"""Steps of an operation, about: as long as it takes nothing else gets its turn."""
 
-PAIRS_LATENCY = 50
-"""As of a LINEAR."""
+LINEAR_LATENCY = 34
+"""Cycles from a LINEAR's last column in the accumulators to the next operation's first step."""
+
+PAIRS_LATENCY = 36
+"""Cycles from a DOT's last step to the next operation's first."""
+
+OUTPUT_LATENCY = 34
+"""Cycles from the logit in the accumulators to row 0's result, less one."""
+
+INPUT_LATENCY = 10
+"""Cycles from the last input of a sub-batch to the first step that needs it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +50,7 @@ class ComputeParams:
     columns
         Multipliers per sample: 8, 16, 32 or 64; 8 inputs of ``columns / 8`` outputs at a time.
     lanes
-        Bytes of a bag's word, a multiple of 4.
+        Bytes of a bag's word, a power of two of at least 4.
     slots
         Sub-batches under way, at least 2.
     pair_units
@@ -85,7 +94,7 @@ class ComputeParams:
     max_fanout: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("rows", "pair_units"):
+        for name in ("rows", "lanes", "pair_units"):
             value = getattr(self, name)
             if value < 1 or value & (value - 1):
                 raise ValueError(f"{name} must be a power of two, not {value}")
@@ -206,7 +215,6 @@ class ComputeParams:
         ValueError
             As the class does.
         """
-        layers = len(model.bottom_layers) + len(model.top_layers)
         params = cls(
             rows=rows,
             columns=columns,
@@ -222,14 +230,27 @@ class ComputeParams:
             activation_words=Regions.of(model).words,
             weight_steps=sum(weight_steps(model, columns // CHAIN)),
             requantise_words=entry_count(model),
-            program_length=layers + 1,
+            program_length=1,
             dot=model.interaction == "dot",
         )
+        params = dataclasses.replace(params, program_length=params.operations(model))
         while pair_units is None and params.pair_units < rows:
             if params.pair_cycles(model) <= params.array_steps(model):
                 break
             params = dataclasses.replace(params, pair_units=2 * params.pair_units)
         return params
+
+    # --- program ---
+
+    def part_outputs(self, k: int, n: int) -> int:
+        """Outputs of the parts that a LINEAR is cut into: whole words, or all of them."""
+        each = -(-k // CHAIN) * -(-CHAIN // self.outs)  # steps of a word of outputs
+        return min(n, CHAIN * max(1, PART_STEPS // max(each, CHAIN)))
+
+    def operations(self, model: ModelShape) -> int:
+        """Operations of a model's layer program, at most."""
+        shapes = zip(padded_inputs(model), padded_outputs(model), strict=True)
+        return 1 + sum(-(-n // self.part_outputs(k, n)) for k, n in shapes)
 
     # --- cost ---
 
@@ -252,29 +273,79 @@ class ComputeParams:
         vectors = len(model.vector_dims)
         return (model.pairs + vectors - 1) * links * self.unit_rows
 
+    def input_cycles(self, model: ModelShape) -> int:
+        """Cycles in which a sub-batch's dense words and bags come in, as fast as they can."""
+        bags = self._bag_parts(model)
+        return (
+            bags if model.interaction == "dot" else bags + model.dense + self._bottom_outputs(model)
+        )
+
+    def writer_cycles(self, model: ModelShape) -> int:
+        """Writes into the activation memory for one sub-batch, one per cycle."""
+        columns = sum(padded_outputs(model)) - 1
+        bags = 0 if model.interaction == "dot" else self._bag_parts(model)
+        return columns + model.pairs * self.unit_rows + model.dense + bags
+
     def ahead_cycles(self, model: ModelShape) -> float:
         """Cycles of a sub-batch alone before it needs a bag: its bottom MLP."""
-        bottoms = len(model.bottom_layers)
-        shapes = list(zip(padded_inputs(model), padded_outputs(model), strict=True))
-        return float(sum(self._linear_cycles(k, n) for k, n in shapes[:bottoms]))
+        count = len(model.bottom_layers)
+        shapes = list(zip(padded_inputs(model), padded_outputs(model), strict=True))[:count]
+        total = sum(self._linear_cycles(k, n) for k, n in shapes)
+        if not model.pairs or not count:
+            return float(total)
+        # the last columns wait in the turn to vectors
+        k, n = shapes[-1]
+        waiting = max(self.turn_cycles(model) - self.linear_steps(k, n), 0)
+        return float(total + waiting + self.unit_rows + 1)
+
+    def turn_cycles(self, model: ModelShape) -> int:
+        """Cycles in which the bottom output of a sub-batch is turned into vectors."""
+        return model.bottom[-1] * (self.unit_rows + 1) if model.pairs and model.dense else 0
 
     def latency(self, model: ModelShape) -> float:
-        """Cycles of a sub-batch alone, from its inputs to its last result."""
-        bottoms = len(model.bottom_layers)
-        shapes = list(zip(padded_inputs(model), padded_outputs(model), strict=True))
-        total = self.ahead_cycles(model)
-        total += sum(self._linear_cycles(k, n) for k, n in shapes[bottoms:])
-        return total + (self.pair_cycles(model) + PAIRS_LATENCY if model.pairs else 0)
+        """Cycles of a sub-batch alone, from when all of its inputs are there to its last result."""
+        return self.ahead_cycles(model) + self._behind_cycles(model)
+
+    def alone_cycles(self, model: ModelShape) -> float:
+        """Cycles of a sub-batch alone, from its first input to its last result."""
+        bottom = model.dense + INPUT_LATENCY + self.ahead_cycles(model)
+        bags = self.input_cycles(model) + INPUT_LATENCY
+        return max(bottom, bags) + self._behind_cycles(model)
+
+    def cycles(self, model: ModelShape, batch: int) -> float:
+        """Steady-state cycles from batch to batch of ``batch`` samples: the slowest part.
+
+        Bags are expected ``slots`` sub-batches ahead, and never late.
+        """
+        pairs = self.pair_cycles(model)
+        interval = max(
+            self.array_steps(model),
+            pairs + (PAIRS_LATENCY if pairs else 0),
+            self.turn_cycles(model),
+            self.writer_cycles(model),
+            self._bag_parts(model),
+            self.alone_cycles(model) / self.slots,
+        )
+        return float(interval * -(-batch // self.rows))
+
+    def _bag_parts(self, model: ModelShape) -> int:
+        """Parts of up to 8 components of all bags of a sub-batch, written one per cycle."""
+        bags = model.vector_dims[1 if model.dense else 0 :]
+        return self.rows * sum(-(-dim // self.lanes) for dim in bags) * self.bag_parts
+
+    def _bottom_outputs(self, model: ModelShape) -> int:
+        return sum(padded_outputs(model)[: len(model.bottom_layers)])
 
     def _linear_cycles(self, k: int, n: int) -> int:
         return self.linear_steps(k, n) + min(n, self.outs) + LINEAR_LATENCY
 
-    def cycles(self, model: ModelShape, batch: int) -> float:
-        """Steady-state cycles from batch to batch of ``batch`` samples: the slowest part."""
-        interval = max(
-            self.array_steps(model), self.pair_cycles(model), self.latency(model) / self.slots
-        )
-        return float(interval * -(-batch // self.rows))
+    def _behind_cycles(self, model: ModelShape) -> float:
+        """Cycles of a sub-batch alone, from the start of its first operation that needs bags."""
+        count = len(model.bottom_layers)
+        shapes = list(zip(padded_inputs(model), padded_outputs(model), strict=True))[count:]
+        total = sum(self._linear_cycles(k, n) for k, n in shapes)
+        total += self.pair_cycles(model) + PAIRS_LATENCY if model.pairs else 0
+        return float(total + OUTPUT_LATENCY - LINEAR_LATENCY + self.rows)
 
     def resources(self) -> Resources:
         """Estimate what the core costs; see ``compute.cost``."""

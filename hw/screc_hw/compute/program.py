@@ -5,6 +5,8 @@ Needs no Amaranth: the compiler and the cycle formula use it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,13 +25,18 @@ from screc_hw.model import ModelShape
 from screc_hw.protocol import (
     COMPUTE_SHAPE_FIELDS,
     LAYER_FIELDS,
+    LAYER_WORDS,
+    REQUANTISE_FIELDS,
     Destination,
     Operation,
     Source,
     pack,
 )
 
-__all__ = ["layer_program", "shape_word", "weight_words"]
+__all__ = ["layer_program", "program_words", "requantise_words", "shape_word", "weight_words"]
+
+Entry = tuple[int, int, int]
+"""Bias, m and s of a channel."""
 
 
 def weight_words(
@@ -134,9 +141,65 @@ def layer_program(model: ModelShape, params: ComputeParams) -> list[dict[str, in
         if final and not bottom:
             operation["destination"] = int(Destination.OUTPUT)
             operation["last"] = 1
-        program.append(operation)
+        program += _parts(operation, params)
         weight += steps[number]
         entry += outputs[number]
     for operation in program:
         pack(LAYER_FIELDS, **operation)
     return program
+
+
+def _parts(operation: dict[str, int], params: ComputeParams) -> list[dict[str, int]]:
+    """Cut a LINEAR into parts of some outputs, between which another sub-batch gets its turn."""
+    k, n = operation["k"], operation["n"]
+    size = params.part_outputs(k, n)
+    if operation["destination"] != Destination.ACTIVATION or n <= size:
+        return [operation]
+    return [
+        operation
+        | {
+            "n": min(size, n - first),
+            "destination_base": operation["destination_base"] + first // CHAIN,
+            "weight_base": operation["weight_base"] + words(k) * first // params.outs,
+            "requantise_base": operation["requantise_base"] + first,
+            "independent": int(first > 0),
+        }
+        for first in range(0, n, size)
+    ]
+
+
+def program_words(model: ModelShape, params: ComputeParams) -> list[int]:
+    """Words of LOAD ``PROGRAM``: ``LAYER_WORDS`` per operation."""
+    return [
+        pack(LAYER_FIELDS, **fields) >> 64 * word & (1 << 64) - 1
+        for fields in layer_program(model, params)
+        for word in range(LAYER_WORDS)
+    ]
+
+
+def requantise_words(
+    model: ModelShape,
+    bottom: Sequence[Entry],
+    top: Sequence[Entry],
+    copy: tuple[int, int],
+    pairs: tuple[int, int],
+) -> list[int]:
+    """Words of LOAD ``REQUANTISE``, an entry each, in the order of the program.
+
+    Parameters
+    ----------
+    model
+        Whose layers they are.
+    bottom, top
+        Entries of all outputs of the bottom and the top MLP.
+    copy, pairs
+        m and s of what the interaction copies and of its products.
+    """
+    bottoms = model.bottom_layers
+    padded = sum(padded_outputs(model)[: len(bottoms)]) - sum(layer.n for layer in bottoms)
+    # outputs that only fill a tensor up to whole words are 0, whatever their scale
+    filler = [(0, 1 << 15, 1)] * padded
+    return [
+        pack(REQUANTISE_FIELDS, bias=bias, m=m, s=s)
+        for bias, m, s in (*bottom, *filler, (0, *copy), (0, *pairs), *top)
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal
@@ -26,14 +27,22 @@ __all__ = ["Sequencer"]
 
 LOG2 = (CHAIN - 1).bit_length()
 
+LOOK_CYCLES = 4
+"""Cycles from a look at a sub-batch to the offer of its operation."""
+
+PENDING_MAX = 7
+"""Operations of a sub-batch under way: held, in the array, and columns on their way."""
+
 
 class Sequencer(wiring.Component):
     """Looks at one sub-batch after the other and starts the operation that it is at.
 
-    An operation starts when the one before it is done, its inputs are there and its unit takes it.
-    Sub-batches take turns, the oldest first; only it may give results, so they leave in order.
+    An operation starts when the one before it is done, or need not be, its inputs are there and its
+    unit takes it. The oldest sub-batch that can go on does; only the oldest may give results, so
+    they leave in order.
 
-    **Latency** 4 cycles per sub-batch that is looked at, well below an operation's.
+    **Latency** 4 cycles. **Throughput** a sub-batch looked at per cycle; a start, after which the
+    looks begin anew, in 5 to 4 + ``slots``.
 
     Parameters
     ----------
@@ -57,6 +66,8 @@ class Sequencer(wiring.Component):
     start_linear, start_pairs : Out(1)
     release : Out(1)
         Pulse: the oldest sub-batch is finished.
+    oldest : Out(range(slots))
+        Slot of the oldest sub-batch; where there is none, of the next.
     busy : Out(1)
         Something of a sub-batch is here.
     """
@@ -74,6 +85,7 @@ class Sequencer(wiring.Component):
     start_linear: Signal
     start_pairs: Signal
     release: Signal
+    oldest: Signal
     busy: Signal
 
     def __init__(self, params: ComputeParams) -> None:
@@ -93,23 +105,29 @@ class Sequencer(wiring.Component):
                 "start_linear": Out(1),
                 "start_pairs": Out(1),
                 "release": Out(1),
+                "oldest": Out(range(params.slots)),
                 "busy": Out(1),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Build a context's state per slot, and the round."""
+        """Build a context's state per slot, and the looks at them, one per cycle."""
         m = Module()
         p = self._params
         slots = range(p.slots)
         counters = Array(
             Signal(index_bits(p.program_length), name=f"counter_{slot}") for slot in slots
         )
-        running, dense, bags = (Signal(p.slots, name=n) for n in ("running", "dense", "bags"))
+        pending = Array(Signal(range(PENDING_MAX + 1), name=f"pending_{slot}") for slot in slots)
+        dense, bags = (Signal(p.slots, name=n) for n in ("dense", "bags"))
         oldest, looked = Signal(range(p.slots)), Signal(range(p.slots))
         dense_at, bags_at = Signal(range(p.slots)), Signal(range(p.slots))
-        released = Signal()
-        m.d.comb += self.busy.eq((running | dense | bags).any())
+        released, running = Signal(), Signal(p.slots)
+        m.d.comb += [
+            running.eq(Cat(pending[slot] != 0 for slot in slots)),
+            self.busy.eq((running | dense | bags).any()),
+            self.oldest.eq(oldest),
+        ]
 
         def after(slot: Signal) -> Any:
             return Mux(slot == p.slots - 1, 0, slot + 1)
@@ -117,33 +135,44 @@ class Sequencer(wiring.Component):
         for pulse, flags, at in ((self.dense, dense, dense_at), (self.bags, bags, bags_at)):
             with m.If(pulse):
                 m.d.sync += [flags.bit_select(at, 1).eq(1), at.eq(after(at))]
+        # sub-batches of a model without dense inputs have passed dense_at by
+        loaded = self.config.payload.target == LoadTarget.COMPUTE_SHAPE
+        with m.If(self.config.valid & loaded):
+            m.d.sync += dense_at.eq(oldest)
         m.d.sync += [released.eq(0), self.release.eq(released)]
         for done in self.done:
-            with m.If(done.valid):
-                m.d.sync += running.bit_select(done.slot, 1).eq(0)
-                with m.If(done.last):
-                    m.d.sync += [
-                        released.eq(1),
-                        dense.bit_select(done.slot, 1).eq(0),
-                        bags.bit_select(done.slot, 1).eq(0),
-                        oldest.eq(after(oldest)),
-                    ]
+            with m.If(done.valid & done.last):
+                m.d.sync += [
+                    released.eq(1),
+                    dense.bit_select(done.slot, 1).eq(0),
+                    bags.bit_select(done.slot, 1).eq(0),
+                    oldest.eq(after(oldest)),
+                ]
 
-        op, counter = self._program(m, counters, looked)
-        start, fits = Signal(), Signal()
+        # a look: counter to memory, memory, its register, conditions; then the offer
+        op = self._program(m, counters, looked)
+        places: list[Any] = [looked]
+        places += [Signal.like(looked, name=f"looked_{n}") for n in range(LOOK_CYCLES)]
+        m.d.sync += [later.eq(before) for before, later in itertools.pairwise(places)]
+        checked, offered = places[-2:]
+        fits, is_linear, first = Signal(), Signal(), Signal()
         linear, pairs = self.linear, self.pairs
-        is_linear = op.operation == Operation.LINEAR
+        to_linear = op.operation == Operation.LINEAR
         to_output = op.destination == Destination.OUTPUT
-        m.d.sync += fits.eq(
-            ~Array(running)[looked]
-            & ((op.source != Source.DENSE) | ~is_linear | Array(dense)[looked])
-            & (~op.wait_features | Array(bags)[looked])
-            & (~to_output | ((looked == oldest) & self.output_free))
-            & ((op.destination != Destination.FEATURE) | self.turn_free)
-            & (op.k != 0)
-        )
+        m.d.sync += [
+            first.eq(checked == oldest),
+            is_linear.eq(to_linear),
+            fits.eq(
+                (~Array(running)[checked] | op.independent)
+                & ((op.source != Source.DENSE) | ~to_linear | Array(dense)[checked])
+                & (~op.wait_features | Array(bags)[checked])
+                & (~to_output | ((checked == oldest) & self.output_free))
+                & ((op.destination != Destination.FEATURE) | self.turn_free)
+                & (op.k != 0)
+            ),
+        ]
         base = Signal(index_bits(p.bank_words), name="base")
-        with m.Switch(looked):
+        with m.Switch(places[-3]):
             for slot in slots:
                 with m.Case(slot):
                     m.d.sync += base.eq(slot * p.activation_words)
@@ -154,7 +183,7 @@ class Sequencer(wiring.Component):
                 place.relu.eq(op.relu),
                 place.destination.eq(op.destination),
                 place.address.eq(base + op.destination_base),
-                place.slot.eq(looked),
+                place.slot.eq(checked),
                 place.last.eq(op.last),
             ]
         m.d.sync += [
@@ -163,34 +192,40 @@ class Sequencer(wiring.Component):
             linear.tail.eq((op.k - 1)[:LOG2]),
             linear.n.eq(op.n - 1),
             linear.weight.eq(op.weight_base),
-            pairs.slot.eq(looked),
+            pairs.slot.eq(checked),
             pairs.vectors.eq(op.n - 1),
             pairs.links.eq((op.k - 1) >> LOG2),
             pairs.tail.eq((op.k - 1)[:LOG2]),
             pairs.first.eq((base << LOG2) + op.destination_base),
         ]
-        with m.FSM():
-            # a look is: counter to memory, memory, its register, conditions; then the offer
-            for phase in range(5):
-                with m.State(f"look{phase}"):
-                    m.next = f"look{phase + 1}" if phase < 4 else "offer"
-            with m.State("offer"):
-                m.d.comb += [
-                    self.start_linear.eq(fits & is_linear & self.linear_free),
-                    self.start_pairs.eq(fits & ~is_linear & self.pairs_free),
-                    start.eq(self.start_linear | self.start_pairs),
-                ]
-                with m.If(start):
-                    m.d.sync += [
-                        running.bit_select(looked, 1).eq(1),
-                        counters[looked].eq(Mux(op.last, 0, counter + 1)),
-                    ]
-                m.d.sync += looked.eq(Mux(start, oldest, after(looked)))
-                m.next = "look0"
+        # a round begins with the oldest; a unit that becomes free in it waits for the next
+        start, free, free_then = Signal(), Signal(), Signal()
+        stale = Signal(LOOK_CYCLES)  # looks from before a start
+        m.d.comb += [
+            free.eq(Mux(first, self.linear_free, free_then)),
+            self.start_linear.eq(fits & is_linear & free & ~stale[0]),
+            self.start_pairs.eq(fits & ~is_linear & self.pairs_free & ~stale[0]),
+            start.eq(self.start_linear | self.start_pairs),
+        ]
+        m.d.sync += [
+            free_then.eq(free),
+            stale.eq(Mux(start, -1, stale >> 1)),
+            looked.eq(Mux(start, oldest, after(looked))),
+        ]
+        with m.If(start):
+            m.d.sync += counters[offered].eq(Mux(linear.place.last, 0, counters[offered] + 1))
+        for slot in slots:
+            begun = Signal(name=f"begun_{slot}")
+            ended = Signal(name=f"ended_{slot}")
+            m.d.comb += [
+                begun.eq(start & (offered == slot)),
+                ended.eq(Cat(done.valid & (done.slot == slot) for done in self.done).any()),
+            ]
+            m.d.sync += pending[slot].eq(pending[slot] + begun - ended)
         return m
 
-    def _program(self, m: Module, counters: Any, looked: Signal) -> tuple[Any, Signal]:
-        """Build the program memory; return the operation of ``looked`` and its number."""
+    def _program(self, m: Module, counters: Any, looked: Signal) -> Any:
+        """Build the program memory; return the operation of ``looked``, three cycles later."""
         words = []
         counter = Signal.like(counters[0], name="counter")
         m.d.sync += counter.eq(counters[looked])
@@ -208,4 +243,4 @@ class Sequencer(wiring.Component):
             words.append(store.data[0])
         op: Any = Signal(operation_layout(), name="operation")
         m.d.comb += op.eq(Cat(*words))
-        return op, counter
+        return op
