@@ -95,6 +95,7 @@ class LoadTarget(enum.IntEnum):
     TT_CORE3 = 11
     TT_PIN = 12  # ... the word is a count: compute the pinned prefixes of tables 0 to count - 1
     COMPUTE_SHAPE = 13  # compute core: one word, COMPUTE_SHAPE_FIELDS
+    WEIGHTS4 = 14  # ... WEIGHTS of 4 bits: a word holds the same word of two neighbouring positions
 
 
 ALL_CORES = 0xFF

@@ -137,6 +137,16 @@ def test_small_model_is_bit_exact(case, model, simulator):
 
 
 @pytest.mark.cosim
+@pytest.mark.cosim
+@pytest.mark.slow
+def test_weights_of_four_bits_are_bit_exact(case):
+    (case / "model.toml").write_text('mlp_format = "int4"' + DOT)
+    summary = run(case / "config.toml", case / "out", target="report")
+    assert summary["bit_exact"] is True
+    page = (case / "out" / "report.html").read_text()
+    assert "<svg" in page
+
+
 def test_two_plans_give_the_same_bits(case):
     one = case / "one"
     two = case / "two"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from screc_hw.compute.params import ComputeParams
-from screc_hw.compute.program import layer_program, shape_word, weight_words
+from screc_hw.compute.program import layer_program, pack_nibbles, shape_word, weight_words
 from screc_hw.compute.tensors import padded_outputs, vector_bases
 from screc_hw.model import FeatureShape, ModelShape, TableShape
 from screc_hw.numerics import sigmoid_table
@@ -32,6 +32,7 @@ def model_shape(
     dims: tuple[int, ...],
     top: tuple[int, ...],
     interaction: str = "dot",
+    mlp_format: str = "int8",
 ) -> ModelShape:
     """Model with one table per feature."""
     return ModelShape(
@@ -42,6 +43,7 @@ def model_shape(
         interaction=interaction,
         tables=tuple(TableShape(name=f"t{i}", rows=8, dim=d) for i, d in enumerate(dims)),
         features=tuple(FeatureShape(name=f"f{i}", table=i) for i in range(len(dims))),
+        mlp_format=mlp_format,
     )
 
 
@@ -81,14 +83,16 @@ class IntegerModel:
         layers = []
         for layer in (*shape.bottom_layers, *shape.top_layers):
             size = (layer.n, layer.k)
-            weight = rng.choice([-127, 127], size) if extreme else rng.integers(-127, 128, size)
+            limit = {"int8": 127, "int4": 7}[shape.mlp_format]
+            ends = rng.choice([-limit, limit], size)
+            weight = ends if extreme else rng.integers(-limit, limit + 1, size)
             room = (1 << 26) - 1 - 127 * 127 * layer.k
             bias = (
                 rng.choice([-1, 1], layer.n) * room
                 if extreme
                 else rng.integers(-20000, 20000, layer.n)
             )
-            spread = float(room) if extreme else 5000.0 * layer.k**0.5
+            spread = float(room) if extreme else limit * 40.0 * layer.k**0.5
             target = 60.0 if layer.relu else 20000.0
             shift = 15 + np.log2(spread / target) + rng.uniform(-0.5, 1.0, layer.n)
             layers.append(
@@ -146,7 +150,11 @@ class IntegerModel:
         ]
         put(LoadTarget.PROGRAM, program)
         weights = [layer.weight.astype(np.int8) for layer in self.layers]
-        put(LoadTarget.WEIGHTS, weight_words(weights, self.shape, params))
+        loaded = weight_words(weights, self.shape, params)
+        if self.shape.mlp_format == "int4":
+            put(LoadTarget.WEIGHTS4, pack_nibbles(loaded))
+        else:
+            put(LoadTarget.WEIGHTS, loaded)
         put(LoadTarget.COMPUTE_SHAPE, [shape_word(self.shape, params)])
         bottom = len(self.shape.bottom_layers)
         scalars = [(0, *self.copy), (0, *self.pair)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.data import View
 from amaranth.lib.wiring import In, Out
@@ -78,7 +78,10 @@ class Position(wiring.Component):
         # a word holds the weights of several steps
         part = Signal((p.word_steps - 1).bit_length(), reset_less=True)
         used = Signal(reset_less=True)
-        m.d.sync += [part.eq(following.weight), used.eq(following.last >= self._number if self._number else 1)]
+        m.d.sync += [
+            part.eq(following.weight),
+            used.eq(following.last >= self._number if self._number else 1),
+        ]
         width = 8 * p.outs
         steps = Array(word[low : low + width] for low in range(0, WORD_BITS, width))
         operands: Any = Signal(operands_layout(p), name="chosen", reset_less=True)
@@ -109,18 +112,28 @@ class Position(wiring.Component):
         sink, source = made.write_port(), made.read_port()
         word = self.config.payload
         bits = (CHAIN - 1).bit_length()
+        # nibbles come for two neighbours at once, which share all but the lowest bit of the number
+        nibbles = word.target == LoadTarget.WEIGHTS4
+        low = WORD_BITS // 2 * (self._number % 2)
+        codes = [word.data[at : at + 4] for at in range(low, low + WORD_BITS // 2, 4)]
+        unpacked = Cat(Cat(code, code[-1].replicate(4)) for code in codes)
+        whole, shared = word.address[bits:], word.address[bits - 1 :]
         valid = Signal(name="load")
         at = Signal(len(sink.addr), name="load_at", reset_less=True)
         value = Signal(WORD_BITS, name="load_value", reset_less=True)
         m.d.sync += [
             valid.eq(
                 self.config.valid
-                & (word.target == LoadTarget.WEIGHTS)
-                & (word.address[:bits] == self._number)
-                & (word.address[bits:] < p.weight_words)
+                & Mux(
+                    nibbles,
+                    (word.address[: bits - 1] == self._number // 2) & (shared < p.weight_words),
+                    (word.target == LoadTarget.WEIGHTS)
+                    & (word.address[:bits] == self._number)
+                    & (whole < p.weight_words),
+                )
             ),
-            at.eq(word.address[bits:]),
-            value.eq(word.data),
+            at.eq(Mux(nibbles, shared, whole)),
+            value.eq(Mux(nibbles, unpacked, word.data)),
         ]
         held = Signal(WORD_BITS, name="word", reset_less=True)
         m.d.comb += [

@@ -29,7 +29,7 @@ from screc_hw.protocol import (
     pack,
 )
 
-__all__ = ["layer_program", "shape_word", "weight_words"]
+__all__ = ["layer_program", "pack_nibbles", "shape_word", "weight_words"]
 
 
 def weight_words(
@@ -63,6 +63,18 @@ def weight_words(
     whole = np.concatenate([whole, np.zeros((pad, CHAIN, outs), np.int8)])
     parts = whole.reshape(-1, params.word_steps, CHAIN, outs).transpose(0, 2, 1, 3)
     return np.ascontiguousarray(parts).reshape(-1).view("<u8")
+
+
+def pack_nibbles(weights: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Words of LOAD ``WEIGHTS4`` from those of ``WEIGHTS``: half as many.
+
+    Parameters
+    ----------
+    weights
+        uint64, an even count of words; every byte is a code in [-7, 7].
+    """
+    codes = weights.view(np.uint8).reshape(-1, 2) & 0xF
+    return np.ascontiguousarray(codes[:, 0] | codes[:, 1] << 4).view("<u8")
 
 
 def shape_word(model: ModelShape, params: ComputeParams) -> int:

@@ -60,6 +60,7 @@ COMPUTE_TARGETS = frozenset(
     {
         LoadTarget.PROGRAM,
         LoadTarget.WEIGHTS,
+        LoadTarget.WEIGHTS4,
         LoadTarget.REQUANTISE,
         LoadTarget.SIGMOID,
         LoadTarget.COMPUTE_SHAPE,

@@ -12,7 +12,7 @@ from screc.compile.blocks import load_block, words_of
 from screc.compile.layout import Layout
 from screc.compile.tt import reconstructor_tables
 from screc_hw import protocol
-from screc_hw.compute.program import layer_program, shape_word, weight_words
+from screc_hw.compute.program import layer_program, pack_nibbles, shape_word, weight_words
 from screc_hw.compute.tensors import padded_outputs, vector_bases
 from screc_hw.model import ModelShape
 from screc_hw.numerics import sigmoid_table
@@ -118,10 +118,13 @@ def requantise_words(model: QuantModel) -> Words:
     ]
 
 
-def weights(model: QuantModel, params: DeviceParams) -> Words:
-    """Weights of every layer, bottom before top, as the compute core's memory holds them."""
+def weights(model: QuantModel, params: DeviceParams) -> tuple[LoadTarget, Words]:
+    """Weights of every layer, bottom before top, and the target that they are words of."""
     layers = (*model.bottom, *model.top)
-    return weight_words([layer.weight for layer in layers], model.shape, params.core)
+    words = weight_words([layer.weight for layer in layers], model.shape, params.core)
+    if model.shape.mlp_format == "int4":
+        return LoadTarget.WEIGHTS4, pack_nibbles(words)
+    return LoadTarget.WEIGHTS, words
 
 
 def load_queue(
@@ -141,6 +144,7 @@ def load_queue(
         if image:
             plan.append((LoadTarget.GATHER_ROWS, core, np.frombuffer(image, "<u8")))
     every = protocol.ALL_CORES
+    loads_weights, weight_data = weights(model, params)
     if params.tt is not None:
         tables = reconstructor_tables(model, layout)
         plan += [(target, every, words) for target, words in load_blocks(tables, params.tt)]
@@ -148,7 +152,7 @@ def load_queue(
         (LoadTarget.COMBINER_FEATURES, every, combiner_descriptors(model, params)),
         (LoadTarget.COMPUTE_SHAPE, every, [shape_word(shape, params.core)]),
         (LoadTarget.PROGRAM, every, program_words(shape, params)),
-        (LoadTarget.WEIGHTS, every, weights(model, params)),
+        (loads_weights, every, weight_data),
         (LoadTarget.REQUANTISE, every, requantise_words(model)),
         (LoadTarget.SIGMOID, every, sigmoid_table()),
     ]
