@@ -254,12 +254,14 @@ class BagInput(wiring.Component):
         came, gone = Signal(bits), Signal(bits)
         taken = self.words.valid & self.words.ready
         m.submodules.marks = marks = DeepQueue(bits, p.slots, reserved=True)
-        reached = Signal()
+        reached, passed = Signal(), Signal(bits)
         m.d.sync += [came.eq(came + taken), gone.eq(gone + retired)]
         m.d.comb += [
             marks.i.valid.eq(self.complete),
             marks.i.payload.eq(came + taken),
-            reached.eq(marks.o.valid & (marks.o.payload == gone)),
+            # words of later slots may have been written before the mark is looked at
+            passed.eq(gone - marks.o.payload),
+            reached.eq(marks.o.valid & ~passed[-1]),
             marks.o.ready.eq(reached),
         ]
         pulse: Any = reached
