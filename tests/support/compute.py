@@ -11,18 +11,25 @@ from numpy.typing import NDArray
 
 from screc_hw.compute.params import ComputeParams
 from screc_hw.compute.program import layer_program, pack_nibbles, shape_word, weight_words
-from screc_hw.compute.tensors import padded_outputs, vector_bases
+from screc_hw.compute.tensors import CHAIN, padded_outputs, vector_bases
 from screc_hw.model import FeatureShape, ModelShape, TableShape
 from screc_hw.numerics import sigmoid_table
 from screc_hw.protocol import (
     LAYER_FIELDS,
     LAYER_WORDS,
+    REGION_FIELDS,
     REQUANTISE_FIELDS,
     LoadTarget,
     pack,
 )
 
 from .pysim import collector, driver, pauses, simulate
+from .weights import WeightMemory
+
+REGION = 5
+"""Beat of the memory where streamed weights begin."""
+
+WEIGHT_BASE = 0x12_3456_7000
 
 
 def model_shape(
@@ -50,7 +57,9 @@ def model_shape(
 def core_params(model: ModelShape, *, rows: int, columns: int, lanes: int, **more: Any):
     """Parameters that just fit ``model``, with one interaction unit."""
     values = {"slots": 3, "pair_units": 1} | {
-        name: more.pop(name) for name in ("slots", "pair_units") if name in more
+        name: more.pop(name)
+        for name in ("slots", "pair_units", "stream_words")
+        if name in more
     }
     params = ComputeParams.for_model(model, rows=rows, columns=columns, lanes=lanes, **values)
     return dataclasses.replace(params, **more)
@@ -132,6 +141,11 @@ class IntegerModel:
         code = max(-32768, min(32767, (logit * m + (1 << (s - 1))) >> s))
         return logit, probability(code), code
 
+    def weight_image(self, params: ComputeParams) -> NDArray[np.uint8]:
+        """Bytes of streamed weights."""
+        weights = [layer.weight.astype(np.int8) for layer in self.layers]
+        return weight_words(weights, self.shape, params).view(np.uint8)
+
     def load(self, params: ComputeParams) -> list[dict[str, int]]:
         """Config words of everything."""
         words: list[dict[str, int]] = []
@@ -151,7 +165,10 @@ class IntegerModel:
         put(LoadTarget.PROGRAM, program)
         weights = [layer.weight.astype(np.int8) for layer in self.layers]
         loaded = weight_words(weights, self.shape, params)
-        if self.shape.mlp_format == "int4":
+        if params.stream_words:
+            beats = len(loaded) // CHAIN
+            put(LoadTarget.WEIGHT_REGION, [pack(REGION_FIELDS, offset=REGION, beats=beats)])
+        elif self.shape.mlp_format == "int4":
             put(LoadTarget.WEIGHTS4, pack_nibbles(loaded))
         else:
             put(LoadTarget.WEIGHTS, loaded)
@@ -228,9 +245,20 @@ class Stimulus:
 
 
 class Bench:
-    """Runs a core on stimuli; the feeder keeps to the slots the core has released."""
+    """Runs a core on stimuli; the feeder keeps to the slots the core has released.
 
-    def __init__(self, dut: Any, params: ComputeParams, *, pattern: str = "none", seed: int = 0):
+    ``memory``: arguments of the :class:`WeightMemory` that weights are streamed from.
+    """
+
+    def __init__(
+        self,
+        dut: Any,
+        params: ComputeParams,
+        *,
+        pattern: str = "none",
+        seed: int = 0,
+        memory: dict[str, Any] | None = None,
+    ):
         self.dut = dut
         self.params = params
         self.pattern = pattern
@@ -240,6 +268,11 @@ class Bench:
         self.first_start: int | None = None
         self.release_cycles: list[int] = []
         self.counters: dict[str, int] = {}
+        self.weight_errors = 0
+        self.memory: WeightMemory | None = None
+        if params.stream_words:
+            base = WEIGHT_BASE + REGION * 64
+            self.memory = WeightMemory(dut.axi, base, np.zeros(0, np.uint8), **(memory or {}))
 
     def run(self, rounds: list[tuple[IntegerModel, Stimulus]], *, cycles: int = 20_000) -> int:
         """Load and run each round in turn; return the cycles until the last result."""
@@ -255,6 +288,9 @@ class Bench:
         async def main(ctx: Any) -> None:
             done = 0
             for number, (model, stimulus) in enumerate(rounds):
+                if self.memory is not None:
+                    ctx.set(self.dut.weight_base, WEIGHT_BASE)
+                    self.memory.data = model.weight_image(self.params)
                 for word in model.load(self.params):
                     ctx.set(self.dut.config.payload, word)
                     ctx.set(self.dut.config.valid, 1)
@@ -293,6 +329,8 @@ class Bench:
             while True:
                 _, _, release = await ctx.tick().sample(self.dut.release)
                 cycle += 1
+                if self.memory is not None:
+                    self.weight_errors += ctx.get(self.dut.weight_error)
                 if release:
                     self.released += 1
                     self.release_cycles.append(cycle)
@@ -303,7 +341,7 @@ class Bench:
             main,
             dense,
             bags,
-            background=[decode, watch],
+            background=[decode, watch, *([self.memory.process] if self.memory else [])],
             until=lambda: len(self.results) >= total and self.released >= total // self.params.rows,
             cycles=cycles,
         )

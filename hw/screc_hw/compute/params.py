@@ -7,7 +7,9 @@ import dataclasses
 from screc_hw.compute.tensors import (
     CHAIN,
     Regions,
+    chunks,
     entry_count,
+    least_stream_words,
     padded_inputs,
     padded_outputs,
     vector_words,
@@ -54,6 +56,11 @@ class ComputeParams:
         Words of ``8 · rows`` bytes of one sub-batch's activations.
     weight_steps, requantise_words, program_length
         Depths: steps of weights of all layers, entries, operations.
+    address_bits
+        Width of addresses of the memory that weights are streamed from.
+    stream_words
+        Words of weights of one position that each half of its memory holds where weights are
+        streamed, a power of two; 0 where those of all layers are on chip.
     dot
         Whether the interaction units are built.
     max_fanout
@@ -82,12 +89,16 @@ class ComputeParams:
     program_length: int
     dot: bool = True
     max_fanout: int = 16
+    stream_words: int = 0
+    address_bits: int = 64
 
     def __post_init__(self) -> None:
-        for name in ("rows", "pair_units"):
+        for name, low in (("rows", 1), ("pair_units", 1), ("stream_words", 0)):
             value = getattr(self, name)
-            if value < 1 or value & (value - 1):
+            if value < low or value & (value - 1):
                 raise ValueError(f"{name} must be a power of two, not {value}")
+        if self.stream_words == 1:
+            raise ValueError("stream_words must be 0, or a power of two of at least 2, not 1")
         if not MIN_ROWS <= self.rows <= MAX_ROWS:
             raise ValueError(f"rows must lie in {MIN_ROWS}..{MAX_ROWS}, not {self.rows}")
         if self.columns not in COLUMNS:
@@ -139,8 +150,8 @@ class ComputeParams:
 
     @property
     def weight_words(self) -> int:
-        """Words of weights of one position."""
-        return -(-self.weight_steps // self.word_steps)
+        """Words of weights of one position, both halves where they are streamed."""
+        return 2 * self.stream_words or -(-self.weight_steps // self.word_steps)
 
     @property
     def bank_words(self) -> int:
@@ -150,7 +161,7 @@ class ComputeParams:
     @property
     def step_bits(self) -> int:
         """Width of a step's number."""
-        return max(1, (self.weight_steps - 1).bit_length())
+        return max(1, (self.weight_words * self.word_steps - 1).bit_length())
 
     @property
     def bag_parts(self) -> int:
@@ -197,15 +208,22 @@ class ComputeParams:
         lanes: int,
         slots: int = 4,
         pair_units: int | None = None,
+        stream_words: int = 0,
     ) -> ComputeParams:
         """Size a core's maxima for one model; as many interaction units as keep up with the array.
+
+        Weights are streamed where ``stream_words`` is not 0; it is raised to what the layers need.
 
         Raises
         ------
         ValueError
             As the class does.
         """
-        layers = len(model.bottom_layers) + len(model.top_layers)
+        outs = columns // CHAIN
+        if stream_words:
+            stream_words = max(stream_words, least_stream_words(model, outs), 2)
+            stream_words = 1 << (stream_words - 1).bit_length()
+        operations = sum(len(layer) for layer in chunks(model, outs, stream_words))
         params = cls(
             rows=rows,
             columns=columns,
@@ -219,10 +237,11 @@ class ComputeParams:
             max_n=max(padded_outputs(model)),
             max_dim=max(model.vector_dims),
             activation_words=Regions.of(model).words,
-            weight_steps=sum(weight_steps(model, columns // CHAIN)),
+            weight_steps=sum(weight_steps(model, outs)),
             requantise_words=entry_count(model),
-            program_length=layers + 1,
+            program_length=operations + 1,
             dot=model.interaction == "dot",
+            stream_words=stream_words,
         )
         while pair_units is None and params.pair_units < rows:
             if params.pair_cycles(model) <= params.array_steps(model):

@@ -12,11 +12,11 @@ from screc_hw.compute.params import ComputeParams
 from screc_hw.compute.tensors import (
     CHAIN,
     Regions,
+    chunks,
     concat_parts,
     padded_inputs,
     padded_outputs,
     vector_bases,
-    weight_steps,
     words,
 )
 from screc_hw.model import ModelShape
@@ -36,6 +36,8 @@ def weight_words(
     weights: list[NDArray[np.int8]], model: ModelShape, params: ComputeParams
 ) -> NDArray[np.uint64]:
     """Words of LOAD ``WEIGHTS``: for every few steps, a word for each of the 8 positions.
+
+    Where weights are streamed, the same words are a beat in memory, and a layer begins with one.
 
     Parameters
     ----------
@@ -58,6 +60,8 @@ def weight_words(
             padded[: len(weight), start:k] = weight[:, bottom:]
         image = padded.reshape(groups, outs, links, CHAIN).transpose(0, 2, 3, 1)
         images.append(image.reshape(-1, CHAIN, outs))
+        if params.stream_words:
+            images.append(np.zeros((-len(images[-1]) % params.word_steps, CHAIN, outs), np.int8))
     whole = np.concatenate(images)
     pad = -len(whole) % params.word_steps
     whole = np.concatenate([whole, np.zeros((pad, CHAIN, outs), np.int8)])
@@ -102,9 +106,9 @@ def layer_program(model: ModelShape, params: ComputeParams) -> list[dict[str, in
     regions = Regions.of(model)
     turns = (regions.a, regions.b)
     inputs, outputs = padded_inputs(model), padded_outputs(model)
-    steps = weight_steps(model, params.outs)
+    cut = chunks(model, params.outs, params.stream_words)
     program: list[dict[str, int]] = []
-    weight = entry = 0
+    entry = 0
     bottoms = len(model.bottom_layers)
     dot = model.interaction == "dot"
     for number, layer in enumerate((*model.bottom_layers, *model.top_layers)):
@@ -124,7 +128,7 @@ def layer_program(model: ModelShape, params: ComputeParams) -> list[dict[str, in
                     }
                 )
             entry += 2  # copy, pairs
-        operation = {
+        whole = {
             "operation": int(Operation.LINEAR),
             "source": int(Source.DENSE if bottom and i == 0 else Source.ACTIVATION),
             "source_base": turns[(i + 1) % 2],
@@ -133,21 +137,27 @@ def layer_program(model: ModelShape, params: ComputeParams) -> list[dict[str, in
             "relu": int(layer.relu),
             "wait_features": int(not bottom and i == 0),
             "k": inputs[number],
-            "n": outputs[number],
-            "weight_base": weight,
-            "requantise_base": entry,
         }
         if i == 0:
-            operation["source_base"] = regions.dense if bottom else regions.concat
+            whole["source_base"] = regions.dense if bottom else regions.concat
         if final and bottom:
-            operation["destination_base"] = regions.concat
+            whole["destination_base"] = regions.concat
             if dot:
-                operation["destination"] = int(Destination.FEATURE)
+                whole["destination"] = int(Destination.FEATURE)
         if final and not bottom:
-            operation["destination"] = int(Destination.OUTPUT)
-            operation["last"] = 1
-        program.append(operation)
-        weight += steps[number]
+            whole["destination"] = int(Destination.OUTPUT)
+            whole["last"] = 1
+        program += [
+            whole
+            | {
+                "destination_base": whole["destination_base"] + chunk.first // CHAIN,
+                "n": chunk.outputs,
+                "weight_base": chunk.base,
+                "weight_beats": chunk.beats,
+                "requantise_base": entry + chunk.first,
+            }
+            for chunk in cut[number]
+        ]
         entry += outputs[number]
     for operation in program:
         pack(LAYER_FIELDS, **operation)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.data import View
 from amaranth.lib.wiring import In, Out
 
 from screc_hw.compute.layouts import (
     OPERATION_WORDS,
+    demand_layout,
     done_layout,
     linear_layout,
     operation_layout,
@@ -59,6 +60,10 @@ class Sequencer(wiring.Component):
         Pulse: the oldest sub-batch is finished.
     busy : Out(1)
         Something of a sub-batch is here.
+    present, half : In(1)
+        Where weights are streamed: those of ``demand.number`` are in this half of the memory.
+    demand : Out(demand_layout(params))
+        Likewise: which operations' weights are needed next.
     """
 
     config: stream.Interface
@@ -75,11 +80,16 @@ class Sequencer(wiring.Component):
     start_pairs: Signal
     release: Signal
     busy: Signal
+    present: Signal
+    half: Signal
+    demand: View[data.StructLayout]
 
     def __init__(self, params: ComputeParams) -> None:
         self._params = params
+        streamed = {"present": In(1), "half": In(1), "demand": Out(demand_layout(params))}
         super().__init__(
             {
+                **(streamed if params.stream_words else {}),
                 "config": In(stream.Signature(config_layout(), always_ready=True)),
                 "dense": In(1),
                 "bags": In(1),
@@ -131,13 +141,17 @@ class Sequencer(wiring.Component):
 
         op, counter = self._program(m, counters, looked)
         start, fits = Signal(), Signal()
+        offers, steady = Signal(), Signal()
         linear, pairs = self.linear, self.pairs
         is_linear = op.operation == Operation.LINEAR
         to_output = op.destination == Destination.OUTPUT
+        inputs = ((op.source != Source.DENSE) | ~is_linear | Array(dense)[looked]) & (
+            ~op.wait_features | Array(bags)[looked]
+        )
         m.d.sync += fits.eq(
             ~Array(running)[looked]
-            & ((op.source != Source.DENSE) | ~is_linear | Array(dense)[looked])
-            & (~op.wait_features | Array(bags)[looked])
+            & inputs
+            & ((self.present | ~is_linear) if p.stream_words else 1)
             & (~to_output | ((looked == oldest) & self.output_free))
             & ((op.destination != Destination.FEATURE) | self.turn_free)
             & (op.k != 0)
@@ -162,7 +176,9 @@ class Sequencer(wiring.Component):
             linear.links.eq((op.k - 1) >> LOG2),
             linear.tail.eq((op.k - 1)[:LOG2]),
             linear.n.eq(op.n - 1),
-            linear.weight.eq(op.weight_base),
+            linear.weight.eq(
+                Cat(Const(0, p.step_bits - 1), self.half) if p.stream_words else op.weight_base
+            ),
             pairs.slot.eq(looked),
             pairs.vectors.eq(op.n - 1),
             pairs.links.eq((op.k - 1) >> LOG2),
@@ -173,9 +189,11 @@ class Sequencer(wiring.Component):
             # a look is: counter to memory, memory, its register, conditions; then the offer
             for phase in range(5):
                 with m.State(f"look{phase}"):
+                    m.d.comb += steady.eq(phase == 2)
                     m.next = f"look{phase + 1}" if phase < 4 else "offer"
             with m.State("offer"):
                 m.d.comb += [
+                    offers.eq(1),
                     self.start_linear.eq(fits & is_linear & self.linear_free),
                     self.start_pairs.eq(fits & ~is_linear & self.pairs_free),
                     start.eq(self.start_linear | self.start_pairs),
@@ -187,6 +205,30 @@ class Sequencer(wiring.Component):
                     ]
                 m.d.sync += looked.eq(Mux(start, oldest, after(looked)))
                 m.next = "look0"
+        if p.stream_words:
+            blocked, paired = Signal(p.slots), Signal(p.slots)
+            waits = Signal()  # for inputs
+            m.d.sync += waits.eq(~inputs)
+            with m.If(offers):
+                m.d.sync += [
+                    blocked.bit_select(looked, 1).eq(waits & ~start),
+                ]
+            with m.If(start):
+                m.d.sync += paired.bit_select(looked, 1).eq(~is_linear)
+            m.d.comb += [
+                self.demand.oldest.eq(oldest),
+                self.demand.number.eq(counter),
+                self.demand.steady.eq(steady),
+            ]
+            for slot in slots:
+                here = running[slot] | dense[slot] | bags[slot]
+                # what comes after pairs is not needed soon; operation 0 is the next sub-batch's
+                later = running[slot] & ((counters[slot] == 0) | (paired[slot] & (oldest != slot)))
+                m.d.comb += [
+                    self.demand.at[slot].eq(counters[slot]),
+                    self.demand.wants[slot].eq(here & ~blocked[slot] & ~later),
+                    self.demand.may[slot].eq(later),
+                ]
         return m
 
     def _program(self, m: Module, counters: Any, looked: Signal) -> tuple[Any, Signal]:

@@ -100,6 +100,78 @@ def entry_count(model: ModelShape) -> int:
     return sum(padded_outputs(model)) + 2
 
 
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """Weights of an operation: those of ``outputs`` outputs of a layer, from ``first`` on.
+
+    On chip they begin at step ``base``, and ``beats`` is 0. Streamed, they are ``beats`` beats of
+    memory from beat ``base`` on, each a word of every position.
+    """
+
+    first: int
+    outputs: int
+    base: int
+    beats: int
+
+
+def chunks(model: ModelShape, outs: int, stream_words: int = 0) -> list[list[Chunk]]:
+    """Cut every layer, bottom before top, into operations whose weights fit ``stream_words`` words.
+
+    Parameters
+    ----------
+    model
+        The layers.
+    outs
+        Outputs that are worked on together.
+    stream_words
+        Words of a position that one operation's weights may take; 0: all are on chip, uncut.
+
+    Raises
+    ------
+    ValueError
+        If ``stream_words`` is less than :func:`least_stream_words`.
+    """
+    shapes = list(zip(padded_inputs(model), padded_outputs(model), strict=True))
+    if not stream_words:
+        bases = itertools.accumulate(weight_steps(model, outs), initial=0)
+        return [[Chunk(0, n, base, 0)] for (_, n), base in zip(shapes, bases, strict=False)]
+    least = least_stream_words(model, outs)
+    if stream_words < least:
+        raise ValueError(f"stream_words must be at least {least} for {model.name}: {stream_words}")
+    cut, base = [], 0
+    for k, n in shapes:
+        # 8 outputs are whole words of weights and of results; parts of nearly the same size
+        units = words(n)
+        fits = max(1, stream_words // words(k)) if streamed_words(k, n, outs) > stream_words else units
+        parts = -(-units // fits)
+        edges = [min(n, CHAIN * (units * part // parts)) for part in range(parts)] + [n]
+        cut.append([])
+        for first, last in itertools.pairwise(edges):
+            beats = streamed_words(k, last - first, outs)
+            cut[-1].append(Chunk(first, last - first, base, beats))
+            base += beats
+    return cut
+
+
+def streamed_words(k: int, n: int, outs: int) -> int:
+    """Words of one position that the weights of ``n`` outputs of ``k`` inputs take."""
+    return -(-words(k) * -(-n // outs) * outs // CHAIN)
+
+
+def least_stream_words(model: ModelShape, outs: int) -> int:
+    """Words of a position that must fit, or a layer cannot be cut.
+
+    Operations have whole words of outputs, and the bottom output that ``dot`` reads is made at
+    once.
+    """
+    shapes = list(zip(padded_inputs(model), padded_outputs(model), strict=True))
+    needed = [streamed_words(k, min(n, CHAIN), outs) for k, n in shapes]
+    if model.dense and model.interaction == "dot":
+        k, n = shapes[len(model.bottom_layers) - 1]
+        needed.append(streamed_words(k, n, outs))
+    return max(needed)
+
+
 def weight_steps(model: ModelShape, outs: int) -> list[int]:
     """Steps of weights of every layer, bottom before top."""
     return [
