@@ -269,6 +269,8 @@ def _compile(
     if simulator == "verilator":
         environment = {
             "PATH": f"{verilator_program().parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            # the wheel lacks this flag, and designs in several files use precompiled headers
+            "MAKEFLAGS": "CFG_CXXFLAGS_PCH_I=-include",
             "OPT_FAST": "-O2",  # the default, -Os, makes the model about a third slower
         }
     shutil.rmtree(folder, ignore_errors=True)

@@ -13,7 +13,7 @@ from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, FallingEdge
 
 from screc_hw.compute.params import ComputeParams
-from screc_hw.compute.program import vector_bases
+from screc_hw.compute.tensors import vector_bases
 from screc_hw.stream import config_layout, feature_write_layout, result_layout
 from tests.support.compute import IntegerModel, Stimulus, core_params, model_shape
 
@@ -23,8 +23,8 @@ SEED = 80
 
 def case() -> tuple[IntegerModel, ComputeParams, Stimulus]:
     """Two column groups, two words a vector, sub-batches over the slots three times."""
-    shape = model_shape(dense=5, bottom=(18, 8), dims=(8, 8, 8), top=(20, 1))
-    params = core_params(shape, rows=4, columns=16, lanes=4, dot_lanes=2)
+    shape = model_shape(dense=5, bottom=(18, 16), dims=(16,)*6, top=(20, 1))
+    params = core_params(shape, rows=16, columns=16, lanes=16, slots=4, pair_units=2)
     return (
         IntegerModel.random(shape, SEED),
         params,
