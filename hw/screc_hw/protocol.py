@@ -321,7 +321,8 @@ class Register(enum.IntEnum):
     BLOCKS = 0x210  # blocks finished since the start
     LOAD_CRC = 0x214  # CRC-32 of the last LOAD block
     MEMORY_COUNTERS = 0x400  # per memory core, 32 bytes: range errors, lookups, beats, stalls
-    COMPUTE_COUNTERS = 0x800  # per compute core, 16 bytes: busy, array-active, waiting cycles
+    COMPUTE_COUNTERS = 0x800  # per compute core, 16 bytes: busy, array-active, waiting cycles;
+    # beats of streamed weights
 
 
 GMEM_STRIDE = 12

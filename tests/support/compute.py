@@ -57,9 +57,7 @@ def model_shape(
 def core_params(model: ModelShape, *, rows: int, columns: int, lanes: int, **more: Any):
     """Parameters that just fit ``model``, with one interaction unit."""
     values = {"slots": 3, "pair_units": 1} | {
-        name: more.pop(name)
-        for name in ("slots", "pair_units", "stream_words")
-        if name in more
+        name: more.pop(name) for name in ("slots", "pair_units", "stream_words") if name in more
     }
     params = ComputeParams.for_model(model, rows=rows, columns=columns, lanes=lanes, **values)
     return dataclasses.replace(params, **more)

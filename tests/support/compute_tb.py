@@ -23,7 +23,7 @@ SEED = 80
 
 def case() -> tuple[IntegerModel, ComputeParams, Stimulus]:
     """Two column groups, two words a vector, sub-batches over the slots three times."""
-    shape = model_shape(dense=5, bottom=(18, 16), dims=(16,)*6, top=(20, 1))
+    shape = model_shape(dense=5, bottom=(18, 16), dims=(16,) * 6, top=(20, 1))
     params = core_params(shape, rows=16, columns=16, lanes=16, slots=4, pair_units=2)
     return (
         IntegerModel.random(shape, SEED),

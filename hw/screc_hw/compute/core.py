@@ -197,7 +197,9 @@ class ComputeCore(wiring.Component):
         with m.If(issue.i.ready):
             m.d.sync += issued.eq(following.weight[-1])
         for half in range(len(fetch.used)):
-            runs = (issue.i.valid & (following.weight[-1] == half)) | (issue.busy & (issued == half))
+            runs = (issue.i.valid & (following.weight[-1] == half)) | (
+                issue.busy & (issued == half)
+            )
             left = Signal(range(CHAIN + 1), name=f"left_{half}")
             with m.If(runs):
                 m.d.sync += left.eq(CHAIN)

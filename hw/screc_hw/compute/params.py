@@ -6,6 +6,7 @@ import dataclasses
 
 from screc_hw.compute.tensors import (
     CHAIN,
+    Chunk,
     Regions,
     chunks,
     entry_count,
@@ -30,6 +31,12 @@ LINEAR_LATENCY = 50
 
 PAIRS_LATENCY = 50
 """As of a LINEAR."""
+
+FETCH_CYCLES = 30
+"""Cycles of looking for weights to stream and of their way, beside memory latency and beats."""
+
+OUTPUT_CYCLES = 34
+"""Cycles from an OUTPUT to the next one's, beside a record per row."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -270,29 +277,71 @@ class ComputeParams:
         vectors = len(model.vector_dims)
         return (model.pairs + vectors - 1) * links * self.unit_rows
 
-    def ahead_cycles(self, model: ModelShape) -> float:
-        """Cycles of a sub-batch alone before it needs a bag: its bottom MLP."""
-        bottoms = len(model.bottom_layers)
-        shapes = list(zip(padded_inputs(model), padded_outputs(model), strict=True))
-        return float(sum(self._linear_cycles(k, n) for k, n in shapes[:bottoms]))
+    def ahead_cycles(self, model: ModelShape, *, latency: int = 64) -> float:
+        """Cycles of a sub-batch alone before it needs a bag: its bottom MLP.
 
-    def latency(self, model: ModelShape) -> float:
+        ``latency`` cycles from a read of streamed weights to its first beat, here and below.
+        """
+        count = sum(len(layer) for layer in self._chunks(model)[: len(model.bottom_layers)])
+        return float(sum(self._alone(model, latency)[:count]))
+
+    def latency(self, model: ModelShape, *, latency: int = 64) -> float:
         """Cycles of a sub-batch alone, from its inputs to its last result."""
-        bottoms = len(model.bottom_layers)
-        shapes = list(zip(padded_inputs(model), padded_outputs(model), strict=True))
-        total = self.ahead_cycles(model)
-        total += sum(self._linear_cycles(k, n) for k, n in shapes[bottoms:])
+        total = float(sum(self._alone(model, latency)))
         return total + (self.pair_cycles(model) + PAIRS_LATENCY if model.pairs else 0)
 
-    def _linear_cycles(self, k: int, n: int) -> int:
-        return self.linear_steps(k, n) + min(n, self.outs) + LINEAR_LATENCY
-
-    def cycles(self, model: ModelShape, batch: int) -> float:
+    def cycles(self, model: ModelShape, batch: int, *, latency: int = 64) -> float:
         """Steady-state cycles from batch to batch of ``batch`` samples: the slowest part."""
         interval = max(
-            self.array_steps(model), self.pair_cycles(model), self.latency(model) / self.slots
+            self.array_steps(model),
+            self.pair_cycles(model),
+            self.latency(model, latency=latency) / self.slots,
         )
+        if self.stream_words:
+            interval = max(interval, self._streamed_interval(model, latency))
         return float(interval * -(-batch // self.rows))
+
+    def _chunks(self, model: ModelShape) -> list[list[Chunk]]:
+        return chunks(model, self.outs, self.stream_words)
+
+    def _operations(self, model: ModelShape) -> list[tuple[int, Chunk]]:
+        """Inputs and weights of every LINEAR."""
+        layers = zip(padded_inputs(model), self._chunks(model), strict=True)
+        return [(k, chunk) for k, layer in layers for chunk in layer]
+
+    def _alone(self, model: ModelShape, latency: int) -> list[int]:
+        """Cycles of every LINEAR of a sub-batch alone; the next one's weights come meanwhile."""
+        operations = self._operations(model)
+        busy = [
+            self.linear_steps(k, chunk.outputs) + min(chunk.outputs, self.outs) + LINEAR_LATENCY
+            for k, chunk in operations
+        ]
+        if not self.stream_words:
+            return busy
+        fetches = [FETCH_CYCLES + latency + chunk.beats for _, chunk in operations]
+        made = [max(own, after) for own, after in zip(busy, [*fetches[1:], 0], strict=True)]
+        return [made[0] + fetches[0], *made[1:]]
+
+    def _streamed_interval(self, model: ModelShape, latency: int) -> float:
+        """Cycles from sub-batch to sub-batch where all slots run every operation in turn."""
+        operations = self._operations(model)
+        total = 0
+        for (k, chunk), (_, after) in zip(
+            operations, [*operations[1:], operations[0]], strict=True
+        ):
+            steps = self.linear_steps(k, chunk.outputs)
+            total += max(
+                self.slots * steps, steps + LINEAR_LATENCY, FETCH_CYCLES + latency + after.beats
+            )
+        # results leave in order, one sub-batch's after the other's
+        return (total + (self.slots - 1) * (OUTPUT_CYCLES + self.rows)) / self.slots
+
+    def streamed_beats(self, model: ModelShape, batches: int) -> float:
+        """Beats of weights read for ``batches`` sub-batches, ``slots`` of which share a pass."""
+        if not self.stream_words:
+            return 0.0
+        beats = sum(chunk.beats for _, chunk in self._operations(model))
+        return float(beats * -(-batches // self.slots))
 
     def resources(self) -> Resources:
         """Estimate what the core costs; see ``compute.cost``."""

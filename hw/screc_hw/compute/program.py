@@ -29,7 +29,7 @@ from screc_hw.protocol import (
     pack,
 )
 
-__all__ = ["layer_program", "pack_nibbles", "shape_word", "weight_words"]
+__all__ = ["layer_program", "pack_nibbles", "shape_word", "streamed_beats", "weight_words"]
 
 
 def weight_words(
@@ -67,6 +67,12 @@ def weight_words(
     whole = np.concatenate([whole, np.zeros((pad, CHAIN, outs), np.int8)])
     parts = whole.reshape(-1, params.word_steps, CHAIN, outs).transpose(0, 2, 1, 3)
     return np.ascontiguousarray(parts).reshape(-1).view("<u8")
+
+
+def streamed_beats(model: ModelShape, params: ComputeParams) -> int:
+    """Beats of memory that streamed weights take, 0 where they are on chip."""
+    layers = chunks(model, params.outs, params.stream_words)
+    return sum(chunk.beats for layer in layers for chunk in layer)
 
 
 def pack_nibbles(weights: NDArray[np.uint64]) -> NDArray[np.uint64]:

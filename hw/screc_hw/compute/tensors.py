@@ -142,7 +142,9 @@ def chunks(model: ModelShape, outs: int, stream_words: int = 0) -> list[list[Chu
     for k, n in shapes:
         # 8 outputs are whole words of weights and of results; parts of nearly the same size
         units = words(n)
-        fits = max(1, stream_words // words(k)) if streamed_words(k, n, outs) > stream_words else units
+        fits = (
+            max(1, stream_words // words(k)) if streamed_words(k, n, outs) > stream_words else units
+        )
         parts = -(-units // fits)
         edges = [min(n, CHAIN * (units * part // parts)) for part in range(parts)] + [n]
         cut.append([])

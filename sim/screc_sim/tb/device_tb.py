@@ -38,7 +38,7 @@ WATCH_CYCLES = 20_000
 AP_START, AP_DONE, AP_CONTINUE = 1 << 0, 1 << 1, 1 << 4
 
 MEMORY_COUNTERS = ("range_errors", "lookups", "beats", "stalls")
-COMPUTE_COUNTERS = ("busy", "active", "waiting")
+COMPUTE_COUNTERS = ("busy", "active", "waiting", "weight_beats")
 
 
 class Bench:

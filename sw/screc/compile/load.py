@@ -118,13 +118,30 @@ def requantise_words(model: QuantModel) -> Words:
     ]
 
 
-def weights(model: QuantModel, params: DeviceParams) -> tuple[LoadTarget, Words]:
-    """Weights of every layer, bottom before top, and the target that they are words of."""
+def weights(model: QuantModel, params: DeviceParams) -> NDArray[np.uint64]:
+    """Weights of every layer, bottom before top, as the compute core's memory holds them."""
     layers = (*model.bottom, *model.top)
-    words = weight_words([layer.weight for layer in layers], model.shape, params.core)
+    return weight_words([layer.weight for layer in layers], model.shape, params.core)
+
+
+def _weight_loads(
+    model: QuantModel, params: DeviceParams, layout: Layout
+) -> list[tuple[LoadTarget, int, Words]]:
+    """What compute cores are told of weights: all of them, or where they are to be read."""
+    if params.core.stream_words:
+        regions = []
+        for core in range(params.compute):
+            place = layout.cores[core % params.memory]
+            offset, beats = (
+                n // layout.beat_bytes for n in (place.weight_offset, place.weight_bytes)
+            )
+            word = protocol.pack(protocol.REGION_FIELDS, offset=offset, beats=beats)
+            regions.append((LoadTarget.WEIGHT_REGION, core, [word]))
+        return regions
+    words = weights(model, params)
     if model.shape.mlp_format == "int4":
-        return LoadTarget.WEIGHTS4, pack_nibbles(words)
-    return LoadTarget.WEIGHTS, words
+        return [(LoadTarget.WEIGHTS4, protocol.ALL_CORES, pack_nibbles(words))]
+    return [(LoadTarget.WEIGHTS, protocol.ALL_CORES, words)]
 
 
 def load_queue(
@@ -144,7 +161,6 @@ def load_queue(
         if image:
             plan.append((LoadTarget.GATHER_ROWS, core, np.frombuffer(image, "<u8")))
     every = protocol.ALL_CORES
-    loads_weights, weight_data = weights(model, params)
     if params.tt is not None:
         tables = reconstructor_tables(model, layout)
         plan += [(target, every, words) for target, words in load_blocks(tables, params.tt)]
@@ -152,7 +168,7 @@ def load_queue(
         (LoadTarget.COMBINER_FEATURES, every, combiner_descriptors(model, params)),
         (LoadTarget.COMPUTE_SHAPE, every, [shape_word(shape, params.core)]),
         (LoadTarget.PROGRAM, every, program_words(shape, params)),
-        (loads_weights, every, weight_data),
+        *_weight_loads(model, params, layout),
         (LoadTarget.REQUANTISE, every, requantise_words(model)),
         (LoadTarget.SIGMOID, every, sigmoid_table()),
     ]
