@@ -22,7 +22,6 @@ from screc_hw.resources import Resources
 from screc_hw.tt.params import TtParams
 from screc_hw.tt.shape import TtShape
 
-
 STREAM_WORDS = 512
 """Words of a half of the weight memory, per position, where layers need no more: two block RAMs
 for both halves, and a latency of 100 cycles is a fifth of what it takes to fill."""

@@ -1,7 +1,5 @@
 """A compute core that streams its weights: the same integers, what is read, and how fast."""
 
-import dataclasses
-
 import pytest
 
 from screc_hw.compute.core import ComputeCore

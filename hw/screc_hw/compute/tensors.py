@@ -138,7 +138,8 @@ def chunks(model: ModelShape, outs: int, stream_words: int = 0) -> list[list[Chu
     least = least_stream_words(model, outs)
     if stream_words < least:
         raise ValueError(f"stream_words must be at least {least} for {model.name}: {stream_words}")
-    cut, base = [], 0
+    cut: list[list[Chunk]] = []
+    base = 0
     for k, n in shapes:
         # 8 outputs are whole words of weights and of results; parts of nearly the same size
         units = words(n)

@@ -13,7 +13,6 @@ from screc_hw.axi import INCR, ReadSignature
 from screc_hw.compute.layouts import demand_layout, fill_layout
 from screc_hw.compute.memories import WORD_BITS, LoadedMemory
 from screc_hw.compute.params import ComputeParams
-from screc_hw.compute.tensors import CHAIN
 from screc_hw.protocol import (
     BEAT_BYTES,
     LAYER_FIELDS,

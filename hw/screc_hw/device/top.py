@@ -220,9 +220,9 @@ class Device(wiring.Component):
         for i, core in enumerate(parts.memory):
             m.d.comb += [core.base.eq(control.gmem[i]), core.clear.eq(control.start)]
         if self._params.core.stream_words:
-            for i, core in enumerate(parts.compute):
+            for i, compute in enumerate(parts.compute):
                 base = control.gmem[i % self._params.memory]
-                m.d.comb += [core.weight_base.eq(base), core.clear.eq(control.start)]
+                m.d.comb += [compute.weight_base.eq(base), compute.clear.eq(control.start)]
         # with lookups lost, the block ends by its status, not by its bags
         m.d.sync += parts.combiner.abort.eq(Cat(core.lost for core in parts.memory).any())
         done = reader.done & writer.idle & _settled(m, parts)

@@ -129,7 +129,7 @@ def _weight_loads(
 ) -> list[tuple[LoadTarget, int, Words]]:
     """What compute cores are told of weights: all of them, or where they are to be read."""
     if params.core.stream_words:
-        regions = []
+        regions: list[tuple[LoadTarget, int, Words]] = []
         for core in range(params.compute):
             place = layout.cores[core % params.memory]
             offset, beats = (
