@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -267,6 +268,7 @@ class Bench:
         self.release_cycles: list[int] = []
         self.counters: dict[str, int] = {}
         self.weight_errors = 0
+        self.between: Callable[[], None] = lambda: None
         self.memory: WeightMemory | None = None
         if params.stream_words:
             base = WEIGHT_BASE + REGION * 64
@@ -289,6 +291,11 @@ class Bench:
                 if self.memory is not None:
                     ctx.set(self.dut.weight_base, WEIGHT_BASE)
                     self.memory.data = model.weight_image(self.params)
+                    if number:
+                        self.between()
+                    ctx.set(self.dut.clear, 1)
+                    await ctx.tick()
+                    ctx.set(self.dut.clear, 0)
                 for word in model.load(self.params):
                     ctx.set(self.dut.config.payload, word)
                     ctx.set(self.dut.config.valid, 1)
@@ -302,7 +309,8 @@ class Bench:
                     await ctx.tick()
                 await ctx.tick().repeat(5)
                 assert ctx.get(self.dut.idle)
-            for name in ("busy", "active", "waiting"):
+            names = ("weight_beats",) if self.memory is not None else ()
+            for name in ("busy", "active", "waiting", *names):
                 self.counters[name] = ctx.get(getattr(self.dut, name))
 
         async def dense(ctx: Any) -> None:

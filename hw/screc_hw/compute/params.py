@@ -100,12 +100,13 @@ class ComputeParams:
     address_bits: int = 64
 
     def __post_init__(self) -> None:
-        for name, low in (("rows", 1), ("pair_units", 1), ("stream_words", 0)):
+        for name in ("rows", "pair_units"):
             value = getattr(self, name)
-            if value < low or value & (value - 1):
+            if value < 1 or value & (value - 1):
                 raise ValueError(f"{name} must be a power of two, not {value}")
-        if self.stream_words == 1:
-            raise ValueError("stream_words must be 0, or a power of two of at least 2, not 1")
+        words = self.stream_words
+        if words and (words < 2 or words & (words - 1)):
+            raise ValueError(f"stream_words must be 0 or a power of two from 2 on, not {words}")
         if not MIN_ROWS <= self.rows <= MAX_ROWS:
             raise ValueError(f"rows must lie in {MIN_ROWS}..{MAX_ROWS}, not {self.rows}")
         if self.columns not in COLUMNS:

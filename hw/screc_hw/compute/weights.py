@@ -1,4 +1,4 @@
-"""Streamed weights: reads an operation's into one half of the weight memory while the other runs."""
+"""Streamed weights: an operation's are read into a half of the memory while the other half runs."""
 
 from __future__ import annotations
 

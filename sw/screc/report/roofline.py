@@ -27,7 +27,7 @@ def roofline(
     -------
     dict
         ``memory ports``: rows in whole beats, lookup records and streamed weights (once for as many
-        samples as the compute cores hold at a time) ÷ ports. ``pools``: slices of rows
+        samples as a compute core holds at a time) ÷ ports. ``pools``: slices of rows
         ÷ pools. ``tt``, where rows are rebuilt: MACs of their second products, as the first may be
         shared, ÷ the reconstructors' multipliers. ``host reads``, ``host writes``: beats of
         requests and results. ``array``: MACs of the layers ÷ the arrays' multipliers.
