@@ -234,6 +234,7 @@ LAYER_FIELDS: dict[str, tuple[int, int]] = {
     "relu": (12, 1),
     "last": (13, 1),  # last operation of the program
     "wait_features": (14, 1),  # start only when the slot's bags are complete
+    "independent": (15, 1),  # of the operation before: start without waiting for it
     "k": (16, 16),  # LINEAR: inputs; DOT: components per vector
     "n": (32, 16),  # LINEAR: outputs; DOT: vectors
     "weight_beats": (48, 16),  # where weights are streamed: beats of this operation's

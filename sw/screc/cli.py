@@ -16,6 +16,7 @@ from screc.errors import ConfigError, ScrecError
 BENCHES: dict[str, str] = {
     "encode": "screc.bench_encode",
     "gather": "screc.bench_gather",
+    "gemm": "screc.bench_gemm",
     "tt": "screc.bench_tt",
 }
 """Benchmarks by name: a module with ``bench() -> list[dict]``; for people ``COLUMNS`` where there

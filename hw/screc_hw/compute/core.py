@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Module, Signal
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.data import View
 from amaranth.lib.wiring import In, Out
 
 from screc_hw.axi import ReadSignature
@@ -13,7 +14,7 @@ from screc_hw.compute.array import Array
 from screc_hw.compute.finish import Finish
 from screc_hw.compute.inputs import WRITE_CYCLES, BagInput, DenseInput
 from screc_hw.compute.issue import Issue
-from screc_hw.compute.layouts import linear_layout
+from screc_hw.compute.layouts import linear_layout, schedule_layout
 from screc_hw.compute.memories import LoadedMemory
 from screc_hw.compute.output import ResultOutput
 from screc_hw.compute.pairs import Pairs
@@ -67,6 +68,8 @@ class ComputeCore(wiring.Component):
         Where weights are streamed: a master for them, see :class:`WeightFetch`, whose ``base``,
         ``clear``, ``beats`` and ``error`` are here ``weight_base`` (constant while not ``idle``),
         ``clear``, ``weight_beats`` and ``weight_error``.
+    schedule : Out(schedule_layout(params))
+        What runs, for test benches.
     """
 
     config: stream.Interface
@@ -84,6 +87,7 @@ class ComputeCore(wiring.Component):
     clear: Signal
     weight_beats: Signal
     weight_error: Signal
+    schedule: View[data.StructLayout]
 
     def __init__(self, params: ComputeParams) -> None:
         self._params = params
@@ -108,6 +112,7 @@ class ComputeCore(wiring.Component):
                 "active": Out(COUNTER_BITS),
                 "waiting": Out(COUNTER_BITS),
                 "idle": Out(1),
+                "schedule": Out(schedule_layout(params)),
             }
         )
 
@@ -157,6 +162,11 @@ class ComputeCore(wiring.Component):
             self.busy.eq(self.busy + here),
             self.active.eq(self.active + issue.busy),
             self.waiting.eq(self.waiting + (here & ~issue.busy)),
+        ]
+        m.d.comb += [
+            self.schedule.linear.eq(issue.i.valid & issue.i.ready),
+            self.schedule.linear_slot.eq(issue.i.payload.place.slot),
+            self.schedule.linear_active.eq(issue.busy),
         ]
         return m
 
@@ -306,6 +316,9 @@ class ComputeCore(wiring.Component):
             pairs.operation.eq(sequencer.pairs),
             sequencer.pairs_free.eq(pairs.free),
             sequencer.done[1].eq(pairs.done),
+            self.schedule.pairs.eq(sequencer.start_pairs),
+            self.schedule.pairs_slot.eq(sequencer.pairs.slot),
+            self.schedule.pairs_active.eq(~pairs.free),
         ]
         # the scalar entries: of copies and of pairs, read where the operations say they are
         m.submodules.scalars = scalars = LoadedMemory(

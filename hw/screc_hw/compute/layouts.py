@@ -119,19 +119,19 @@ def columns_layout(params: ComputeParams) -> data.StructLayout:
 def demand_layout(params: ComputeParams) -> data.StructLayout:
     """What sub-batches need of streamed weights.
 
-    ``at``: the number of the operation that each has next; it ``wants`` its weights, or ``may``
-    later. ``number``: that of the sub-batch that is looked at. In ``steady`` cycles nothing starts,
-    nor has in the two before.
+    ``at``: the number of the operation that each has next; it ``wants`` its weights, and if it runs
+    ``soon`` is to be waited for, or it ``may`` want them later. ``number``: that of the sub-batch
+    that is looked at.
     """
     counter = index_bits(params.program_length)
     return data.StructLayout(
         {
             "at": data.ArrayLayout(counter, params.slots),
             "wants": params.slots,
+            "soon": params.slots,
             "may": params.slots,
             "oldest": index_bits(params.slots),
             "number": counter,
-            "steady": 1,
         }
     )
 
@@ -173,6 +173,24 @@ def codes_layout(params: ComputeParams) -> data.ArrayLayout:
 def done_layout(params: ComputeParams) -> data.StructLayout:
     """An operation of ``slot`` is finished; ``last``: of the program."""
     return data.StructLayout({"valid": 1, "slot": index_bits(params.slots), "last": 1})
+
+
+def schedule_layout(params: ComputeParams) -> data.StructLayout:
+    """What runs: pulses when array and pairs begin an operation of a slot, and whether they work.
+
+    A unit is ``active`` from the cycle after the pulse.
+    """
+    slot = index_bits(params.slots)
+    return data.StructLayout(
+        {
+            "linear": 1,
+            "linear_slot": slot,
+            "linear_active": 1,
+            "pairs": 1,
+            "pairs_slot": slot,
+            "pairs_active": 1,
+        }
+    )
 
 
 def pairs_layout(params: ComputeParams) -> data.StructLayout:

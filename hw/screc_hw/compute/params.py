@@ -26,17 +26,20 @@ COLUMNS = (8, 16, 32, 64)
 WORD_BYTES = 8
 """A word of LOAD."""
 
-LINEAR_LATENCY = 50
-"""Cycles from a LINEAR's last step to the next operation's start."""
+LINEAR_LATENCY = 34
+"""Cycles from a LINEAR's last column in the accumulators to the next operation's first step."""
 
-PAIRS_LATENCY = 50
-"""As of a LINEAR."""
+PAIRS_LATENCY = 36
+"""Cycles from a DOT's last step to the next operation's first."""
+
+OUTPUT_LATENCY = 34
+"""Cycles from the logit in the accumulators to row 0's result, less one."""
+
+INPUT_LATENCY = 10
+"""Cycles from the last input of a sub-batch to the first step that needs it."""
 
 FETCH_CYCLES = 30
 """Cycles of looking for weights to stream and of their way, beside memory latency and beats."""
-
-OUTPUT_CYCLES = 34
-"""Cycles from an OUTPUT to the next one's, beside a record per row."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -231,7 +234,6 @@ class ComputeParams:
         if stream_words:
             stream_words = max(stream_words, least_stream_words(model, outs), 2)
             stream_words = 1 << (stream_words - 1).bit_length()
-        operations = sum(len(layer) for layer in chunks(model, outs, stream_words))
         params = cls(
             rows=rows,
             columns=columns,
@@ -247,7 +249,7 @@ class ComputeParams:
             activation_words=Regions.of(model).words,
             weight_steps=sum(weight_steps(model, outs)),
             requantise_words=entry_count(model),
-            program_length=operations + 1,
+            program_length=1 + sum(len(layer) for layer in chunks(model, outs, stream_words)),
             dot=model.interaction == "dot",
             stream_words=stream_words,
         )
@@ -278,29 +280,99 @@ class ComputeParams:
         vectors = len(model.vector_dims)
         return (model.pairs + vectors - 1) * links * self.unit_rows
 
+    def input_cycles(self, model: ModelShape) -> int:
+        """Cycles in which a sub-batch's dense words and bags come in, as fast as they can."""
+        bags = self._bag_parts(model)
+        return (
+            bags if model.interaction == "dot" else bags + model.dense + self._bottom_outputs(model)
+        )
+
+    def writer_cycles(self, model: ModelShape) -> int:
+        """Writes into the activation memory for one sub-batch, one per cycle."""
+        columns = sum(padded_outputs(model)) - 1
+        bags = 0 if model.interaction == "dot" else self._bag_parts(model)
+        return columns + model.pairs * self.unit_rows + model.dense + bags
+
     def ahead_cycles(self, model: ModelShape, *, latency: int = 64) -> float:
         """Cycles of a sub-batch alone before it needs a bag: its bottom MLP.
 
         ``latency`` cycles from a read of streamed weights to its first beat, here and below.
         """
-        count = sum(len(layer) for layer in self._chunks(model)[: len(model.bottom_layers)])
-        return float(sum(self._alone(model, latency)[:count]))
+        count = len(model.bottom_layers)
+        total = sum(self._layer_cycles(model, latency)[:count])
+        if not model.pairs or not count:
+            return float(total)
+        # the last columns wait in the turn to vectors
+        k, n = padded_inputs(model)[count - 1], padded_outputs(model)[count - 1]
+        waiting = max(self.turn_cycles(model) - self.linear_steps(k, n), 0)
+        return float(total + waiting + self.unit_rows + 1)
+
+    def turn_cycles(self, model: ModelShape) -> int:
+        """Cycles in which the bottom output of a sub-batch is turned into vectors."""
+        return model.bottom[-1] * (self.unit_rows + 1) if model.pairs and model.dense else 0
 
     def latency(self, model: ModelShape, *, latency: int = 64) -> float:
-        """Cycles of a sub-batch alone, from its inputs to its last result."""
-        total = float(sum(self._alone(model, latency)))
-        return total + (self.pair_cycles(model) + PAIRS_LATENCY if model.pairs else 0)
+        """Cycles of a sub-batch alone, from when all of its inputs are there to its last result."""
+        return self.ahead_cycles(model, latency=latency) + self._behind_cycles(model, latency)
+
+    def alone_cycles(self, model: ModelShape, *, latency: int = 64) -> float:
+        """Cycles of a sub-batch alone, from its first input to its last result."""
+        bottom = model.dense + INPUT_LATENCY + self.ahead_cycles(model, latency=latency)
+        bags = self.input_cycles(model) + INPUT_LATENCY
+        return max(bottom, bags) + self._behind_cycles(model, latency)
 
     def cycles(self, model: ModelShape, batch: int, *, latency: int = 64) -> float:
-        """Steady-state cycles from batch to batch of ``batch`` samples: the slowest part."""
+        """Steady-state cycles from batch to batch of ``batch`` samples: the slowest part.
+
+        Bags are expected ``slots`` sub-batches ahead, and never late.
+        """
+        pairs = self.pair_cycles(model)
         interval = max(
             self.array_steps(model),
-            self.pair_cycles(model),
-            self.latency(model, latency=latency) / self.slots,
+            pairs + (PAIRS_LATENCY if pairs else 0),
+            self.turn_cycles(model),
+            self.writer_cycles(model),
+            self._bag_parts(model),
+            self._streamed_interval(model, latency)
+            if self.stream_words
+            else self.alone_cycles(model) / self.slots,
         )
-        if self.stream_words:
-            interval = max(interval, self._streamed_interval(model, latency))
         return float(interval * -(-batch // self.rows))
+
+    def _bag_parts(self, model: ModelShape) -> int:
+        """Parts of up to 8 components of all bags of a sub-batch, written one per cycle."""
+        bags = model.vector_dims[1 if model.dense else 0 :]
+        return self.rows * sum(-(-dim // self.lanes) for dim in bags) * self.bag_parts
+
+    def _bottom_outputs(self, model: ModelShape) -> int:
+        return sum(padded_outputs(model)[: len(model.bottom_layers)])
+
+    def _layer_cycles(self, model: ModelShape, latency: int) -> list[int]:
+        """Cycles of every layer of a sub-batch alone."""
+        shapes = zip(padded_inputs(model), padded_outputs(model), strict=True)
+        made = [self.linear_steps(k, n) + min(n, self.outs) + LINEAR_LATENCY for k, n in shapes]
+        if not self.stream_words:
+            return made
+        # the next operation's weights come meanwhile; nothing covers the first one's
+        fetch = FETCH_CYCLES + latency
+        waits = fetch + self._chunks(model)[0][0].beats
+        for number, (k, layer) in enumerate(
+            zip(padded_inputs(model), self._chunks(model), strict=True)
+        ):
+            for chunk in layer:
+                steps = self.linear_steps(k, chunk.outputs)
+                waits += max(fetch + chunk.beats - steps, 0) if chunk.first else 0
+            made[number] += waits
+            following = self._chunks(model)[number + 1 : number + 2]
+            covered = self.linear_steps(k, layer[-1].outputs) + LINEAR_LATENCY
+            waits = max(fetch + following[0][0].beats - covered, 0) if following else 0
+        return made
+
+    def _behind_cycles(self, model: ModelShape, latency: int) -> float:
+        """Cycles of a sub-batch alone, from the start of its first operation that needs bags."""
+        total = sum(self._layer_cycles(model, latency)[len(model.bottom_layers) :])
+        total += self.pair_cycles(model) + PAIRS_LATENCY if model.pairs else 0
+        return float(total + OUTPUT_LATENCY - LINEAR_LATENCY + self.rows)
 
     def _chunks(self, model: ModelShape) -> list[list[Chunk]]:
         return chunks(model, self.outs, self.stream_words)
@@ -309,19 +381,6 @@ class ComputeParams:
         """Inputs and weights of every LINEAR."""
         layers = zip(padded_inputs(model), self._chunks(model), strict=True)
         return [(k, chunk) for k, layer in layers for chunk in layer]
-
-    def _alone(self, model: ModelShape, latency: int) -> list[int]:
-        """Cycles of every LINEAR of a sub-batch alone; the next one's weights come meanwhile."""
-        operations = self._operations(model)
-        busy = [
-            self.linear_steps(k, chunk.outputs) + min(chunk.outputs, self.outs) + LINEAR_LATENCY
-            for k, chunk in operations
-        ]
-        if not self.stream_words:
-            return busy
-        fetches = [FETCH_CYCLES + latency + chunk.beats for _, chunk in operations]
-        made = [max(own, after) for own, after in zip(busy, [*fetches[1:], 0], strict=True)]
-        return [made[0] + fetches[0], *made[1:]]
 
     def _streamed_interval(self, model: ModelShape, latency: int) -> float:
         """Cycles from sub-batch to sub-batch where all slots run every operation in turn."""
@@ -335,7 +394,7 @@ class ComputeParams:
                 self.slots * steps, steps + LINEAR_LATENCY, FETCH_CYCLES + latency + after.beats
             )
         # results leave in order, one sub-batch's after the other's
-        return (total + (self.slots - 1) * (OUTPUT_CYCLES + self.rows)) / self.slots
+        return (total + (self.slots - 1) * (OUTPUT_LATENCY + self.rows)) / self.slots
 
     def streamed_beats(self, model: ModelShape, batches: int) -> float:
         """Beats of weights read for ``batches`` sub-batches, ``slots`` of which share a pass."""

@@ -5,6 +5,8 @@ Needs no Amaranth: the compiler and the cycle formula use it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,13 +25,26 @@ from screc_hw.model import ModelShape
 from screc_hw.protocol import (
     COMPUTE_SHAPE_FIELDS,
     LAYER_FIELDS,
+    LAYER_WORDS,
+    REQUANTISE_FIELDS,
     Destination,
     Operation,
     Source,
     pack,
 )
 
-__all__ = ["layer_program", "pack_nibbles", "shape_word", "streamed_beats", "weight_words"]
+__all__ = [
+    "layer_program",
+    "pack_nibbles",
+    "program_words",
+    "requantise_words",
+    "shape_word",
+    "streamed_beats",
+    "weight_words",
+]
+
+Entry = tuple[int, int, int]
+"""Bias, m and s of a channel."""
 
 
 def weight_words(
@@ -161,6 +176,7 @@ def layer_program(model: ModelShape, params: ComputeParams) -> list[dict[str, in
                 "weight_base": chunk.base,
                 "weight_beats": chunk.beats,
                 "requantise_base": entry + chunk.first,
+                "independent": int(chunk.first > 0),
             }
             for chunk in cut[number]
         ]
@@ -168,3 +184,40 @@ def layer_program(model: ModelShape, params: ComputeParams) -> list[dict[str, in
     for operation in program:
         pack(LAYER_FIELDS, **operation)
     return program
+
+
+def program_words(model: ModelShape, params: ComputeParams) -> list[int]:
+    """Words of LOAD ``PROGRAM``: ``LAYER_WORDS`` per operation."""
+    return [
+        pack(LAYER_FIELDS, **fields) >> 64 * word & (1 << 64) - 1
+        for fields in layer_program(model, params)
+        for word in range(LAYER_WORDS)
+    ]
+
+
+def requantise_words(
+    model: ModelShape,
+    bottom: Sequence[Entry],
+    top: Sequence[Entry],
+    copy: tuple[int, int],
+    pairs: tuple[int, int],
+) -> list[int]:
+    """Words of LOAD ``REQUANTISE``, an entry each, in the order of the program.
+
+    Parameters
+    ----------
+    model
+        Whose layers they are.
+    bottom, top
+        Entries of all outputs of the bottom and the top MLP.
+    copy, pairs
+        m and s of what the interaction copies and of its products.
+    """
+    bottoms = model.bottom_layers
+    padded = sum(padded_outputs(model)[: len(bottoms)]) - sum(layer.n for layer in bottoms)
+    # outputs that only fill a tensor up to whole words are 0, whatever their scale
+    filler = [(0, 1 << 15, 1)] * padded
+    return [
+        pack(REQUANTISE_FIELDS, bias=bias, m=m, s=s)
+        for bias, m, s in (*bottom, *filler, (0, *copy), (0, *pairs), *top)
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
@@ -27,14 +28,22 @@ __all__ = ["Sequencer"]
 
 LOG2 = (CHAIN - 1).bit_length()
 
+LOOK_CYCLES = 4
+"""Cycles from a look at a sub-batch to the offer of its operation."""
+
+PENDING_MAX = 7
+"""Operations of a sub-batch under way: held, in the array, and columns on their way."""
+
 
 class Sequencer(wiring.Component):
     """Looks at one sub-batch after the other and starts the operation that it is at.
 
-    An operation starts when the one before it is done, its inputs are there and its unit takes it.
-    Sub-batches take turns, the oldest first; only it may give results, so they leave in order.
+    An operation starts when the one before it is done, or need not be, its inputs are there and its
+    unit takes it. The oldest sub-batch that can go on does; only the oldest may give results, so
+    they leave in order.
 
-    **Latency** 4 cycles per sub-batch that is looked at, well below an operation's.
+    **Latency** 4 cycles. **Throughput** a sub-batch looked at per cycle; a start, after which the
+    looks begin anew, in 5 to 4 + ``slots``.
 
     Parameters
     ----------
@@ -61,7 +70,8 @@ class Sequencer(wiring.Component):
     busy : Out(1)
         Something of a sub-batch is here.
     present, half : In(1)
-        Where weights are streamed: those of ``demand.number`` are in this half of the memory.
+        Where weights are streamed: those of ``demand.number``, two cycles ago, are in this half of
+        the memory and may be run from.
     demand : Out(demand_layout(params))
         Likewise: which operations' weights are needed next.
     """
@@ -108,18 +118,22 @@ class Sequencer(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Build a context's state per slot, and the round."""
+        """Build a context's state per slot, and the looks at them, one per cycle."""
         m = Module()
         p = self._params
         slots = range(p.slots)
         counters = Array(
             Signal(index_bits(p.program_length), name=f"counter_{slot}") for slot in slots
         )
-        running, dense, bags = (Signal(p.slots, name=n) for n in ("running", "dense", "bags"))
+        pending = Array(Signal(range(PENDING_MAX + 1), name=f"pending_{slot}") for slot in slots)
+        dense, bags = (Signal(p.slots, name=n) for n in ("dense", "bags"))
         oldest, looked = Signal(range(p.slots)), Signal(range(p.slots))
         dense_at, bags_at = Signal(range(p.slots)), Signal(range(p.slots))
-        released = Signal()
-        m.d.comb += self.busy.eq((running | dense | bags).any())
+        released, running = Signal(), Signal(p.slots)
+        m.d.comb += [
+            running.eq(Cat(pending[slot] != 0 for slot in slots)),
+            self.busy.eq((running | dense | bags).any()),
+        ]
 
         def after(slot: Signal) -> Any:
             return Mux(slot == p.slots - 1, 0, slot + 1)
@@ -129,35 +143,41 @@ class Sequencer(wiring.Component):
                 m.d.sync += [flags.bit_select(at, 1).eq(1), at.eq(after(at))]
         m.d.sync += [released.eq(0), self.release.eq(released)]
         for done in self.done:
-            with m.If(done.valid):
-                m.d.sync += running.bit_select(done.slot, 1).eq(0)
-                with m.If(done.last):
-                    m.d.sync += [
-                        released.eq(1),
-                        dense.bit_select(done.slot, 1).eq(0),
-                        bags.bit_select(done.slot, 1).eq(0),
-                        oldest.eq(after(oldest)),
-                    ]
+            with m.If(done.valid & done.last):
+                m.d.sync += [
+                    released.eq(1),
+                    dense.bit_select(done.slot, 1).eq(0),
+                    bags.bit_select(done.slot, 1).eq(0),
+                    oldest.eq(after(oldest)),
+                ]
 
-        op, counter = self._program(m, counters, looked)
-        start, fits = Signal(), Signal()
-        offers, steady = Signal(), Signal()
+        # a look: counter to memory, memory, its register, conditions; then the offer
+        op, number = self._program(m, counters, looked)
+        places: list[Any] = [looked]
+        places += [Signal.like(looked, name=f"looked_{n}") for n in range(LOOK_CYCLES)]
+        m.d.sync += [later.eq(before) for before, later in itertools.pairwise(places)]
+        checked, offered = places[-2:]
+        fits, is_linear, first = Signal(), Signal(), Signal()
         linear, pairs = self.linear, self.pairs
-        is_linear = op.operation == Operation.LINEAR
+        to_linear = op.operation == Operation.LINEAR
         to_output = op.destination == Destination.OUTPUT
-        inputs = ((op.source != Source.DENSE) | ~is_linear | Array(dense)[looked]) & (
-            ~op.wait_features | Array(bags)[looked]
+        inputs = ((op.source != Source.DENSE) | ~to_linear | dense.bit_select(checked, 1)) & (
+            ~op.wait_features | bags.bit_select(checked, 1)
         )
-        m.d.sync += fits.eq(
-            ~Array(running)[looked]
-            & inputs
-            & ((self.present | ~is_linear) if p.stream_words else 1)
-            & (~to_output | ((looked == oldest) & self.output_free))
-            & ((op.destination != Destination.FEATURE) | self.turn_free)
-            & (op.k != 0)
-        )
+        m.d.sync += [
+            first.eq(checked == oldest),
+            is_linear.eq(to_linear),
+            fits.eq(
+                (~running.bit_select(checked, 1) | op.independent)
+                & inputs
+                & ((self.present | ~to_linear) if p.stream_words else 1)
+                & (~to_output | ((checked == oldest) & self.output_free))
+                & ((op.destination != Destination.FEATURE) | self.turn_free)
+                & (op.k != 0)
+            ),
+        ]
         base = Signal(index_bits(p.bank_words), name="base")
-        with m.Switch(looked):
+        with m.Switch(places[-3]):
             for slot in slots:
                 with m.Case(slot):
                     m.d.sync += base.eq(slot * p.activation_words)
@@ -168,7 +188,7 @@ class Sequencer(wiring.Component):
                 place.relu.eq(op.relu),
                 place.destination.eq(op.destination),
                 place.address.eq(base + op.destination_base),
-                place.slot.eq(looked),
+                place.slot.eq(checked),
                 place.last.eq(op.last),
             ]
         m.d.sync += [
@@ -179,60 +199,74 @@ class Sequencer(wiring.Component):
             linear.weight.eq(
                 Cat(Const(0, p.step_bits - 1), self.half) if p.stream_words else op.weight_base
             ),
-            pairs.slot.eq(looked),
+            pairs.slot.eq(checked),
             pairs.vectors.eq(op.n - 1),
             pairs.links.eq((op.k - 1) >> LOG2),
             pairs.tail.eq((op.k - 1)[:LOG2]),
             pairs.first.eq((base << LOG2) + op.destination_base),
         ]
-        with m.FSM():
-            # a look is: counter to memory, memory, its register, conditions; then the offer
-            for phase in range(5):
-                with m.State(f"look{phase}"):
-                    m.d.comb += steady.eq(phase == 2)
-                    m.next = f"look{phase + 1}" if phase < 4 else "offer"
-            with m.State("offer"):
-                m.d.comb += [
-                    offers.eq(1),
-                    self.start_linear.eq(fits & is_linear & self.linear_free),
-                    self.start_pairs.eq(fits & ~is_linear & self.pairs_free),
-                    start.eq(self.start_linear | self.start_pairs),
-                ]
-                with m.If(start):
-                    m.d.sync += [
-                        running.bit_select(looked, 1).eq(1),
-                        counters[looked].eq(Mux(op.last, 0, counter + 1)),
-                    ]
-                m.d.sync += looked.eq(Mux(start, oldest, after(looked)))
-                m.next = "look0"
-        if p.stream_words:
-            blocked, paired = Signal(p.slots), Signal(p.slots)
-            waits = Signal()  # for inputs
-            m.d.sync += waits.eq(~inputs)
-            with m.If(offers):
-                m.d.sync += [
-                    blocked.bit_select(looked, 1).eq(waits & ~start),
-                ]
-            with m.If(start):
-                m.d.sync += paired.bit_select(looked, 1).eq(~is_linear)
+        # a round begins with the oldest; a unit that becomes free in it waits for the next
+        start, free, free_then = Signal(), Signal(), Signal()
+        stale = Signal(LOOK_CYCLES)  # looks from before a start
+        m.d.comb += [
+            free.eq(Mux(first, self.linear_free, free_then)),
+            self.start_linear.eq(fits & is_linear & free & ~stale[0]),
+            self.start_pairs.eq(fits & ~is_linear & self.pairs_free & ~stale[0]),
+            start.eq(self.start_linear | self.start_pairs),
+        ]
+        m.d.sync += [
+            free_then.eq(free),
+            stale.eq(Mux(start, -1, stale >> 1)),
+            looked.eq(Mux(start, oldest, after(looked))),
+        ]
+        with m.If(start):
+            m.d.sync += counters[offered].eq(Mux(linear.place.last, 0, counters[offered] + 1))
+        for slot in slots:
+            begun = Signal(name=f"begun_{slot}")
+            ended = Signal(name=f"ended_{slot}")
             m.d.comb += [
-                self.demand.oldest.eq(oldest),
-                self.demand.number.eq(counter),
-                self.demand.steady.eq(steady),
+                begun.eq(start & (offered == slot)),
+                ended.eq(Cat(done.valid & (done.slot == slot) for done in self.done).any()),
             ]
+            m.d.sync += pending[slot].eq(pending[slot] + begun - ended)
+        if p.stream_words:
+            # of the operation that a sub-batch has next, as of the last look
+            lacks, queues = (Signal(p.slots, name=n) for n in ("lacks", "queues"))
+            pairing = Signal(p.slots)
+            lacking, queueing = Signal(), Signal()
+            m.d.sync += [lacking.eq(~inputs), queueing.eq(to_output & (checked != oldest))]
+            with m.If(start):
+                m.d.sync += [
+                    lacks.bit_select(offered, 1).eq(0),
+                    queues.bit_select(offered, 1).eq(0),
+                    pairing.bit_select(offered, 1).eq(~is_linear),
+                ]
+            with m.Elif(~stale[0]):
+                m.d.sync += [
+                    lacks.bit_select(offered, 1).eq(lacking),
+                    queues.bit_select(offered, 1).eq(queueing),
+                ]
+            m.d.comb += [self.demand.oldest.eq(oldest), self.demand.number.eq(number)]
             for slot in slots:
                 here = running[slot] | dense[slot] | bags[slot]
-                # what comes after pairs is not needed soon; operation 0 is the next sub-batch's
-                later = running[slot] & ((counters[slot] == 0) | (paired[slot] & (oldest != slot)))
+                # what follows pairs is not needed soon; operation 0 is the next sub-batch's
+                paired = running[slot] & pairing[slot]
+                ends = running[slot] & (counters[slot] == 0)
+                far = ends | (paired & (oldest != slot))
+                wants = here & ~lacks[slot] & ~far
                 m.d.comb += [
                     self.demand.at[slot].eq(counters[slot]),
-                    self.demand.wants[slot].eq(here & ~blocked[slot] & ~later),
-                    self.demand.may[slot].eq(later),
+                    self.demand.wants[slot].eq(wants),
+                    self.demand.soon[slot].eq(wants & ~paired & ~queues[slot]),
+                    self.demand.may[slot].eq(far),
                 ]
         return m
 
     def _program(self, m: Module, counters: Any, looked: Signal) -> tuple[Any, Signal]:
-        """Build the program memory; return the operation of ``looked`` and its number."""
+        """Build the program memory; return the operation of ``looked``, three cycles later.
+
+        And its number, a cycle later.
+        """
         words = []
         counter = Signal.like(counters[0], name="counter")
         m.d.sync += counter.eq(counters[looked])

@@ -14,6 +14,10 @@ CHAIN = 8
 """Products that are added before they are taken apart: as many as a field of a packed sum holds."""
 
 
+PART_STEPS = 256
+"""Steps of an operation, about: as long as it takes nothing else gets its turn."""
+
+
 def words(components: int) -> int:
     """Words of the activation memory that a tensor takes: 8 components of every sample each."""
     return -(-components // CHAIN)
@@ -115,7 +119,9 @@ class Chunk:
 
 
 def chunks(model: ModelShape, outs: int, stream_words: int = 0) -> list[list[Chunk]]:
-    """Cut every layer, bottom before top, into operations whose weights fit ``stream_words`` words.
+    """Cut every layer, bottom before top, into operations over parts of its outputs.
+
+    The bottom output that ``dot`` reads is not cut.
 
     Parameters
     ----------
@@ -124,7 +130,8 @@ def chunks(model: ModelShape, outs: int, stream_words: int = 0) -> list[list[Chu
     outs
         Outputs that are worked on together.
     stream_words
-        Words of a position that one operation's weights may take; 0: all are on chip, uncut.
+        Words of a position that one operation's weights may take. 0: all are on chip, and a part
+        has about :data:`PART_STEPS` steps, for others to get their turn.
 
     Raises
     ------
@@ -132,13 +139,25 @@ def chunks(model: ModelShape, outs: int, stream_words: int = 0) -> list[list[Chu
         If ``stream_words`` is less than :func:`least_stream_words`.
     """
     shapes = list(zip(padded_inputs(model), padded_outputs(model), strict=True))
+    cut: list[list[Chunk]] = []
     if not stream_words:
         bases = itertools.accumulate(weight_steps(model, outs), initial=0)
-        return [[Chunk(0, n, base, 0)] for (_, n), base in zip(shapes, bases, strict=False)]
+        made_at_once = len(model.bottom_layers) - 1 if model.interaction == "dot" else None
+        for number, ((k, n), base) in enumerate(zip(shapes, bases, strict=False)):
+            each = words(k) * -(-CHAIN // outs)  # steps of a word of outputs
+            size = CHAIN * max(1, PART_STEPS // max(each, CHAIN))
+            if number == made_at_once:
+                size = n
+            cut.append(
+                [
+                    Chunk(first, min(size, n - first), base + words(k) * first // outs, 0)
+                    for first in range(0, n, size)
+                ]
+            )
+        return cut
     least = least_stream_words(model, outs)
     if stream_words < least:
         raise ValueError(f"stream_words must be at least {least} for {model.name}: {stream_words}")
-    cut: list[list[Chunk]] = []
     base = 0
     for k, n in shapes:
         # 8 outputs are whole words of weights and of results; parts of nearly the same size

@@ -29,6 +29,9 @@ BURST_BEATS = 16
 """Beats of a burst, 1 KiB: other masters of the port wait no longer; aligned, so none crosses
 4 KiB."""
 
+CLOSE_CYCLES = 6
+"""Cycles after which what was about to start from a half has started, and is seen."""
+
 COUNTER_BITS = 32
 HALVES = range(2)
 BEAT_LOG2 = (BEAT_BYTES - 1).bit_length()
@@ -41,7 +44,8 @@ class WeightFetch(wiring.Component):
     It looks at what sub-batches are at, the oldest first, and reads the weights of the first
     operation that is in neither half, as soon as a half is free: nothing runs from it, and no
     sub-batch is about to. What one sub-batch leaves there serves all others that come to the same
-    operation before it is replaced. The oldest one always gets a half, so all of them go on. Where
+    operation before it is replaced; those that will soon run it do before the other half is run
+    from, so that reading has as long as it can. The oldest one always gets a half, so all of them go on. Where
     nothing is wanted, what may be wanted later is read.
 
     A beat is a word for every position. What is outside the region that LOAD named, or larger than
@@ -69,7 +73,7 @@ class WeightFetch(wiring.Component):
     used : In(2)
         Something runs from a half, or is about to.
     present : Out(1)
-        The operation ``demand.number`` of 2 cycles before can run; holds until ``demand.steady``.
+        The operation ``demand.number`` of 2 cycles before may start, within 3 cycles.
     half : Out(1)
         From this half.
     axi : Out(ReadSignature)
@@ -122,23 +126,32 @@ class WeightFetch(wiring.Component):
         self._number = [Signal(counter, name=f"number_{h}", reset_less=True) for h in HALVES]
         self._held = Signal(len(HALVES))  # has an operation's weights, or waits for them
         self._ready = Signal(len(HALVES))  # has them
+        self._closed = Signal(len(HALVES))  # nothing starts from it
+        self._recent = Signal()  # half that was given weights last
 
     def elaborate(self, platform: object) -> Module:
         """Build the search for what to read, the address channel, and the way of the beats."""
         m = Module()
         demand, number = self.demand, self._number
-        match, spared = Signal(len(HALVES)), Signal(len(HALVES))
+        match, spared, first = (Signal(len(HALVES), name=n) for n in ("match", "spared", "first"))
         later = Signal()  # what may be wanted is looked for
         for h in HALVES:
             wanted = [
                 (demand.wants[slot] | (later & demand.may[slot])) & (demand.at[slot] == number[h])
                 for slot in range(self._params.slots)
             ]
-            m.d.sync += [match[h].eq(demand.number == number[h]), spared[h].eq(Cat(wanted).any())]
-        m.d.sync += [
-            self.present.eq((match & self._ready).any()),
-            self.half.eq((match & self._ready)[1]),
-        ]
+            soon = [
+                demand.soon[slot] & (demand.at[slot] == number[h])
+                for slot in range(self._params.slots)
+            ]
+            m.d.sync += [
+                match[h].eq(demand.number == number[h]),
+                spared[h].eq(Cat(wanted).any()),
+                first[h].eq(self._held[h] & (self._recent != h) & Cat(soon).any()),
+            ]
+        usable = Signal(len(HALVES))
+        m.d.comb += usable.eq(match & self._ready & ~self._closed & ~Cat(first[1], first[0]))
+        m.d.sync += [self.present.eq(usable.any()), self.half.eq(usable[1])]
         begin, half, skip = Signal(), Signal(), Signal()
         void = Signal()  # what comes is of no use any more
         forget = Signal()
@@ -196,11 +209,12 @@ class WeightFetch(wiring.Component):
         end = Signal(len(region.beats) + 1, reset_less=True)
         first = Signal(p.address_bits - BEAT_LOG2, reset_less=True)
         wrong = Signal(reset_less=True)
-        free, recent = Signal(len(HALVES)), Signal(reset_less=True)
+        free, chosen = Signal(len(HALVES)), Signal(reset_less=True)
+        left = Signal(range(CLOSE_CYCLES))
         m.d.comb += [
             following.eq(Mux(slot == p.slots - 1, 0, slot + 1)),
             free.eq(~self._held | (self._ready & ~spared & ~self.used)),
-            half.eq(Mux(free.all(), ~recent, free[1])),
+            half.eq(chosen),
             skip.eq(wrong | (amount == 0)),
         ]
         ask, asked = Signal(), Signal()
@@ -245,15 +259,27 @@ class WeightFetch(wiring.Component):
                 ]
                 m.next = "take"
             with m.State("take"):
-                # elsewhere a sub-batch may be about to start on what is in a half
-                with m.If(demand.steady):
-                    m.d.comb += begin.eq(free.any() & valid & ~void)
+                m.d.sync += [
+                    chosen.eq(Mux(free.all(), ~self._recent, free[1])),
+                    left.eq(CLOSE_CYCLES - 1),
+                ]
+                with m.If(free.any()):
+                    m.next = "close"
+                with m.Else():
+                    m.d.sync += later.eq(0)
+                    m.next = "oldest"
+            with m.State("close"):
+                # something may be about to start from it
+                m.d.comb += self._closed.bit_select(chosen, 1).eq(1)
+                m.d.sync += left.eq(left - 1)
+                with m.If(left == 0):
+                    m.d.comb += begin.eq(free.bit_select(chosen, 1) & valid & ~void)
                     m.d.sync += later.eq(0)
                     m.next = "oldest"
                     with m.If(begin):
-                        m.d.sync += recent.eq(half)
+                        m.d.sync += self._recent.eq(chosen)
                         for h in HALVES:
-                            with m.If(half == h):
+                            with m.If(chosen == h):
                                 m.d.sync += self._number[h].eq(sought)
                         with m.If(~skip):
                             m.d.comb += ask.eq(1)

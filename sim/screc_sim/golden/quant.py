@@ -90,6 +90,11 @@ class QuantLinear:
     relu: bool
     scale: NDArray[np.float64]
 
+    def entries(self) -> list[tuple[int, int, int]]:
+        """Bias, m and s of every output."""
+        columns = (self.bias, self.m, self.s)
+        return [(int(b), int(m), int(s)) for b, m, s in zip(*columns, strict=True)]
+
 
 _LAYER_ARRAYS: dict[str, type] = {
     "weight": np.int8,

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
-import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,17 +16,17 @@ from screc_hw.memory.params import MemoryCoreParams
 from screc_hw.stream import config_layout, partial_layout
 from screc_sim.native.ddr4 import Ddr4
 from screc_sim.native.program import (
-    build_model,
+    Design,
+    build_design,
+    job_folder,
     layout_fields,
     pack_words,
     read_lanes,
-    run_program,
+    run_job,
     unpack_field,
     word_count,
     write_config,
-    write_values,
 )
-from screc_sim.runner import SimulationError
 
 __all__ = ["Design", "Job", "Memory", "Outcome", "build", "run"]
 
@@ -38,15 +34,6 @@ TOP = "gather"
 
 PORT_PERIOD_PS = 4000
 """Clock of the port, for memories with a clock of their own: 250 MHz."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Design:
-    """A built engine: ``program`` runs jobs; ``seconds`` the build took, 0 if kept."""
-
-    params: MemoryCoreParams
-    program: Path
-    seconds: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -166,7 +153,7 @@ def _constants(params: MemoryCoreParams) -> dict[str, int]:
     }
 
 
-def build(params: MemoryCoreParams, *, cache: Path | None = None) -> Design:
+def build(params: MemoryCoreParams, *, cache: Path | None = None) -> Design[MemoryCoreParams]:
     """Compile the engine of ``params`` with its test bench, or return the kept build.
 
     Parameters
@@ -187,12 +174,12 @@ def build(params: MemoryCoreParams, *, cache: Path | None = None) -> Design:
     """
     if params.tt_fraction is not None:
         raise ValueError(f"tt_fraction must be None here, not {params.tt_fraction}")
-    component = functools.partial(GatherEngine, params)
-    constants = _constants(params)
-    return Design(params, *build_model(component, TOP, repr(params), constants, cache=cache))
+    return build_design(GatherEngine, params, TOP, _constants(params), cache=cache)
 
 
-def run(design: Design, job: Job, memory: Memory, *, folder: Path | None = None) -> Outcome:
+def run(
+    design: Design[MemoryCoreParams], job: Job, memory: Memory, *, folder: Path | None = None
+) -> Outcome:
     """Run ``job``; every rule that the memory's side can check holds, or an error says which.
 
     Parameters
@@ -206,23 +193,14 @@ def run(design: Design, job: Job, memory: Memory, *, folder: Path | None = None)
         If a read breaks a rule of AXI or lies outside of the regions, a stream breaks its rules, or
         the engine does not come to an end.
     """
-    if folder is None:
-        with tempfile.TemporaryDirectory(prefix="screc-gather-") as name:
-            return run(design, job, memory, folder=Path(name))
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_job(design.params, job, memory, folder)
-    started = time.perf_counter()
-    report = json.loads(run_program(design.program, folder / "job.txt"))
-    seconds = time.perf_counter() - started
-    if report["violations"]:
-        raise SimulationError(
-            f"{report['violations']} rules broken, the first in {report['violation']}"
+    with job_folder(folder, TOP) as place:
+        report, seconds = run_job(
+            design.program,
+            place,
+            _write_job(design.params, job, memory, place),
+            stuck="{lookups} lookups, {row_beats} beats and {partials} partials",
         )
-    if not report["finished"]:
-        raise SimulationError(
-            f"nothing moved any more after {report['lookups']} lookups, {report['row_beats']} beats"
-            f" and {report['partials']} partials"
-        )
+        partials = _read_partials(design.params, place / "partials.bin")
     return Outcome(
         cycles=report["last_partial"] - report["first_lookup"] + 1,
         beat_cycles=report["last_beat"] - report["first_beat"] + 1,
@@ -232,13 +210,14 @@ def run(design: Design, job: Job, memory: Memory, *, folder: Path | None = None)
         range_errors=report["range_errors"],
         beats_counted=report["beats_counted"],
         error_beats=report["error_beats"],
-        partials=_read_partials(design.params, folder / "partials.bin"),
+        partials=partials,
         cycles_run=report["cycles_run"],
         seconds=seconds,
     )
 
 
-def _write_job(params: MemoryCoreParams, job: Job, memory: Memory, folder: Path) -> None:
+def _write_job(params: MemoryCoreParams, job: Job, memory: Memory, folder: Path) -> dict[str, Any]:
+    """Write what the program reads; return the job's values."""
     write_config(folder / "config.bin", job.config)
     fields = layout_fields(record_layout())
     pack_words(fields, job.lookups, record_layout().size).tofile(folder / "lookups.bin")
@@ -262,7 +241,7 @@ def _write_job(params: MemoryCoreParams, job: Job, memory: Memory, folder: Path)
     }
     if memory.ddr4 is not None:
         values |= {"cycle_ps": PORT_PERIOD_PS, **memory.ddr4.job_values()}
-    write_values(folder / "job.txt", values)
+    return values
 
 
 def _read_partials(params: MemoryCoreParams, path: Path) -> dict[str, NDArray[np.int64]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import hashlib
 import importlib.metadata
@@ -9,10 +11,11 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import filelock
 import numpy as np
@@ -33,11 +36,15 @@ from screc_sim.runner import (
 )
 
 __all__ = [
+    "Design",
+    "build_design",
     "build_model",
     "build_program",
+    "job_folder",
     "layout_fields",
     "pack_words",
     "read_lanes",
+    "run_job",
     "run_program",
     "unpack_field",
     "word_count",
@@ -58,6 +65,18 @@ CXX_ARGS = ("-std=c++17", "-O2", "-Wall", "-Wextra")
 
 WORD_BITS = 32
 """Words of the files between the driver and the program."""
+
+
+P = TypeVar("P")
+
+
+@dataclasses.dataclass(frozen=True)
+class Design(Generic[P]):
+    """A built component: ``program`` runs jobs; ``seconds`` the build took, 0 if kept."""
+
+    params: P
+    program: Path
+    seconds: float
 
 
 def layout_fields(layout: Any, prefix: str = "") -> dict[str, tuple[int, int]]:
@@ -163,6 +182,7 @@ def build_model(
     key: str,
     constants: Mapping[str, int],
     *,
+    options: Sequence[str] = (),
     cache: Path | None = None,
 ) -> tuple[Path, float]:
     """Compile a component with its test bench ``name.cpp``, or return the kept build.
@@ -177,6 +197,8 @@ def build_model(
         What the component depends on beside the sources of the hardware.
     constants
         Of the test bench.
+    options
+        More of Verilator's.
     cache
         Folder of kept builds; None: :func:`screc_sim.runner.default_cache`.
 
@@ -193,17 +215,32 @@ def build_model(
         If something does not compile.
     """
     cache = cache or default_cache()
-    bench = _digest([_bench_key(name), json.dumps(dict(constants))])
+    bench = _digest([_bench_key(name), json.dumps(dict(constants)), *options])
     folder = cache / f"native-{name}-{_digest([_hardware_key(), bench, key])}"
 
     def compile_it() -> None:
         # not every change of the hardware's sources is one of this component's
         netlist = convert(component(), name=name)
         same = cache / f"native-{name}-{_digest([bench, netlist.text])}"
-        _once(same, lambda: _compile(netlist, constants, same))
+        _once(same, lambda: _compile(netlist, constants, options, same))
         shutil.copy(same / name, folder / name)
 
     return folder / name, _once(folder, compile_it)
+
+
+def build_design(
+    component: Callable[[P], wiring.Component],
+    params: P,
+    name: str,
+    constants: Mapping[str, int],
+    *,
+    options: Sequence[str] = (),
+    cache: Path | None = None,
+) -> Design[P]:
+    """Compile the component of ``params`` as :func:`build_model` does, same errors."""
+    made = functools.partial(component, params)
+    built = build_model(made, name, repr(params), constants, options=options, cache=cache)
+    return Design(params, *built)
 
 
 def build_program(name: str, *, cache: Path | None = None) -> Path:
@@ -234,7 +271,9 @@ def _once(folder: Path, compile_it: Callable[[], None]) -> float:
     return time.perf_counter() - started
 
 
-def _compile(netlist: Netlist, constants: Mapping[str, int], folder: Path) -> None:
+def _compile(
+    netlist: Netlist, constants: Mapping[str, int], options: Sequence[str], folder: Path
+) -> None:
     name = netlist.name
     sources = emit_netlist(netlist, folder / "rtl")
     header = _ports_header(name, constants, [port.name for port in netlist.ports])
@@ -242,7 +281,7 @@ def _compile(netlist: Netlist, constants: Mapping[str, int], folder: Path) -> No
     for path in (*HERE.glob("*.h"), HERE / f"{name}.cpp"):
         shutil.copy(path, folder)
     command = [str(verilator_program()), "--cc", "--exe", "--build", "--build-jobs", "1"]
-    command += [*VERILATOR_ARGS, "--Mdir", "work", "--top-module", name, "-o", name]
+    command += [*VERILATOR_ARGS, *options, "--Mdir", "work", "--top-module", name, "-o", name]
     _call([*command, *(f"rtl/{path.name}" for path in sources), f"../{name}.cpp"], folder)
     shutil.move(folder / "work" / name, folder / name)
     shutil.rmtree(folder / "work")
@@ -270,6 +309,47 @@ def run_program(program: Path, job: Path) -> str:
     if done.returncode:
         raise SimulationError(f"{program.name} failed: {done.stderr.strip()}")
     return done.stdout
+
+
+@contextlib.contextmanager
+def job_folder(folder: Path | None, name: str) -> Iterator[Path]:
+    """Give a folder for a job's files: ``folder``, kept, or a temporary one with ``name`` in it."""
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix=f"screc-{name}-") as made:
+            yield Path(made)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+
+
+def run_job(
+    program: Path, folder: Path, values: dict[str, Any], *, stuck: str
+) -> tuple[dict[str, Any], float]:
+    """Run a program on a job in ``folder``; return its report and the seconds that it took.
+
+    Parameters
+    ----------
+    values
+        The job's, as for :func:`write_values`.
+    stuck
+        What had moved when nothing moved any more, with names of the report's fields in braces.
+
+    Raises
+    ------
+    screc_sim.runner.SimulationError
+        If a stream broke its rules, or the component did not come to an end.
+    """
+    write_values(folder / "job.txt", values)
+    started = time.perf_counter()
+    report: dict[str, Any] = json.loads(run_program(program, folder / "job.txt"))
+    seconds = time.perf_counter() - started
+    if report["violations"]:
+        raise SimulationError(
+            f"{report['violations']} rules broken, the first in {report['violation']}"
+        )
+    if not report["finished"]:
+        raise SimulationError(f"nothing moved any more after {stuck.format(**report)}")
+    return report, seconds
 
 
 def write_values(path: Path, values: dict[str, Any]) -> None:

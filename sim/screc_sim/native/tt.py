@@ -6,11 +6,7 @@ Tables have random cores: a reconstructor's time and exactness do not depend on 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
 import math
-import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,16 +22,16 @@ from screc_hw.tt.reconstructor import TtReconstructor
 from screc_hw.tt.shape import TtShape
 from screc_sim.golden.tt import MIDDLE_MAX, QuantTt
 from screc_sim.native.program import (
-    build_model,
+    Design,
+    build_design,
+    job_folder,
     layout_fields,
     pack_words,
     read_lanes,
-    run_program,
+    run_job,
     word_count,
     write_config,
-    write_values,
 )
-from screc_sim.runner import SimulationError
 
 __all__ = ["Design", "Outcome", "Timing", "TtCase", "build", "random_table", "run"]
 
@@ -45,15 +41,6 @@ CORE_VARIANCE = INT8_MAX * (INT8_MAX + 1) / 3
 """Variance of whole numbers that are uniform in [-127, 127]."""
 
 Ints = NDArray[np.int64]
-
-
-@dataclasses.dataclass(frozen=True)
-class Design:
-    """A built reconstructor: ``program`` runs jobs; ``seconds`` the build took, 0 if kept."""
-
-    params: TtParams
-    program: Path
-    seconds: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -262,7 +249,7 @@ class TtCase:
                 raise AssertionError(f"{name} is {getattr(outcome, name)}, not {count}")
 
 
-def build(params: TtParams, *, cache: Path | None = None) -> Design:
+def build(params: TtParams, *, cache: Path | None = None) -> Design[TtParams]:
     """Compile the reconstructor of ``params`` with its test bench, or return the kept build.
 
     Parameters
@@ -284,12 +271,11 @@ def build(params: TtParams, *, cache: Path | None = None) -> Design:
         "REQUEST_WORDS": word_count(tt_request_layout().size),
         "ROW_WORDS": word_count(params.code_bits * params.slice_lanes),
     }
-    component = functools.partial(TtReconstructor, params)
-    return Design(params, *build_model(component, TOP, repr(params), constants, cache=cache))
+    return build_design(TtReconstructor, params, TOP, constants, cache=cache)
 
 
 def run(
-    design: Design,
+    design: Design[TtParams],
     case: TtCase,
     local: Ints,
     table: Ints,
@@ -311,10 +297,13 @@ def run(
     screc_sim.runner.SimulationError
         If a stream breaks its rules, or the reconstructor does not come to an end.
     """
-    if folder is None:
-        with tempfile.TemporaryDirectory(prefix="screc-tt-") as name:
-            return run(design, case, local, table, timing, folder=Path(name))
-    folder.mkdir(parents=True, exist_ok=True)
+    with job_folder(folder, TOP) as place:
+        return _run(design, case, local, table, timing, place)
+
+
+def _run(
+    design: Design[TtParams], case: TtCase, local: Ints, table: Ints, timing: Timing, folder: Path
+) -> Outcome:
     p = design.params
     write_config(folder / "config.bin", case.config())
     layout = tt_request_layout()
@@ -331,19 +320,12 @@ def run(
         "seed": timing.seed,
         "patience": pinning + 20_000,
     }
-    write_values(folder / "job.txt", {**values, **settings})
-    started = time.perf_counter()
-    report = json.loads(run_program(design.program, folder / "job.txt"))
-    seconds = time.perf_counter() - started
-    if report["violations"]:
-        raise SimulationError(
-            f"{report['violations']} rules broken, the first in {report['violation']}"
-        )
-    if not report["finished"]:
-        raise SimulationError(
-            f"nothing moved any more after {report['requests']} requests and"
-            f" {report['slices']} slices"
-        )
+    report, seconds = run_job(
+        design.program,
+        folder,
+        {**values, **settings},
+        stuck="{requests} requests and {slices} slices",
+    )
     words = np.fromfile(folder / "rows.bin", np.uint32)
     words = words.reshape(-1, word_count(p.code_bits * p.slice_lanes))
     return Outcome(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +12,20 @@ from screc.compile.blocks import load_block, words_of
 from screc.compile.layout import Layout
 from screc.compile.tt import reconstructor_tables
 from screc_hw import protocol
-from screc_hw.compute.program import layer_program, pack_nibbles, shape_word, weight_words
-from screc_hw.compute.tensors import padded_outputs, vector_bases
+from screc_hw.compute.program import (
+    pack_nibbles,
+    program_words,
+    requantise_words,
+    shape_word,
+    weight_words,
+)
+from screc_hw.compute.tensors import vector_bases
 from screc_hw.model import ModelShape
 from screc_hw.numerics import sigmoid_table
 from screc_hw.params import DeviceParams
 from screc_hw.protocol import LoadTarget
 from screc_hw.tt.image import load_blocks
-from screc_sim.golden.quant import QuantLinear, QuantModel
+from screc_sim.golden.quant import QuantModel
 
 Words = Sequence[int] | NDArray[np.uint64]
 
@@ -90,32 +96,13 @@ def combiner_descriptors(model: QuantModel, params: DeviceParams) -> Words:
     ]
 
 
-def program_words(shape: ModelShape, params: DeviceParams) -> Words:
-    """The layer program, ``LAYER_WORDS`` words per operation."""
-    return [
-        word
-        for fields in layer_program(shape, params.core)
-        for word in words_of(protocol.pack(protocol.LAYER_FIELDS, **fields), protocol.LAYER_WORDS)
-    ]
-
-
-def requantise_words(model: QuantModel) -> Words:
-    """Entries in the order of the program: bottom channels, copy, pairs, top channels."""
-
-    def entries(layers: Sequence[QuantLinear]) -> Iterator[tuple[int, int, int]]:
-        for layer in layers:
-            for bias, m, s in zip(layer.bias, layer.m, layer.s, strict=True):
-                yield int(bias), int(m), int(s)
-
-    padded = padded_outputs(model.shape)
-    count = len(model.bottom)
-    # outputs that only fill a tensor up to whole words are 0, whatever their scale
-    filler = [(0, 1 << 15, 1)] * (sum(padded[:count]) - sum(x.n for x in model.shape.bottom_layers))
-    scalars = [(0, *model.copy_ms), (0, *model.pair_ms)]
-    return [
-        protocol.pack(protocol.REQUANTISE_FIELDS, bias=bias, m=m, s=s)
-        for bias, m, s in (*entries(model.bottom), *filler, *scalars, *entries(model.top))
-    ]
+def requantisers(model: QuantModel) -> Words:
+    """Entries of all outputs, of the copy and of the pairs."""
+    bottom, top = (
+        [entry for layer in layers for entry in layer.entries()]
+        for layers in (model.bottom, model.top)
+    )
+    return requantise_words(model.shape, bottom, top, model.copy_ms, model.pair_ms)
 
 
 def weights(model: QuantModel, params: DeviceParams) -> NDArray[np.uint64]:
@@ -167,9 +154,9 @@ def load_queue(
     plan += [
         (LoadTarget.COMBINER_FEATURES, every, combiner_descriptors(model, params)),
         (LoadTarget.COMPUTE_SHAPE, every, [shape_word(shape, params.core)]),
-        (LoadTarget.PROGRAM, every, program_words(shape, params)),
+        (LoadTarget.PROGRAM, every, program_words(shape, params.core)),
         *_weight_loads(model, params, layout),
-        (LoadTarget.REQUANTISE, every, requantise_words(model)),
+        (LoadTarget.REQUANTISE, every, requantisers(model)),
         (LoadTarget.SIGMOID, every, sigmoid_table()),
     ]
     blocks = [
