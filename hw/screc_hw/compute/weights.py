@@ -45,13 +45,13 @@ class WeightFetch(wiring.Component):
     operation that is in neither half, as soon as a half is free: nothing runs from it, and no
     sub-batch is about to. What one sub-batch leaves there serves all others that come to the same
     operation before it is replaced; those that will soon run it do before the other half is run
-    from, so that reading has as long as it can. The oldest one always gets a half, so all of them go on. Where
-    nothing is wanted, what may be wanted later is read.
+    from, so that reading has as long as it can. The oldest one always gets a half, so all of them
+    go on. Where nothing is wanted, what may be wanted later is read.
 
     A beat is a word for every position. What is outside the region that LOAD named, or larger than
     a half, is not read: the operation runs on what is there, and ``error`` tells.
 
-    **Latency** 8 cycles from a free half to the first address, for the oldest sub-batch.
+    **Latency** about 14 cycles from a free half to the first address, for the oldest sub-batch.
     **Throughput** 1 beat per cycle; all bursts of an operation may be outstanding.
     **Backpressure** ``axi.rready`` is always 1.
 

@@ -82,7 +82,8 @@ class CoreLayout:
     ``image_bytes`` hold its rows and, from ``weight_offset`` on, ``weight_bytes`` of weights that
     compute cores stream. Offsets are bytes from the core's base pointer, whole beats;
     ``staging_beats`` may be 0. The lookup area has no end of its own: what follows
-    ``lookup_offset`` is for requests. ``onchip_bytes`` of its on-chip memory hold rows, whole beats.
+    ``lookup_offset`` is for requests. ``onchip_bytes`` of its on-chip memory hold rows, whole
+    beats.
     """
 
     onchip_bytes: int
