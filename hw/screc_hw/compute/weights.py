@@ -191,6 +191,7 @@ class WeightFetch(wiring.Component):
         p, demand = self._params, self.demand
         slot = Signal(index_bits(p.slots), reset_less=True)
         following = Signal.like(slot)
+        turn = Signal.like(slot)  # who is looked at first: the one after whom was read for
         sought = Signal(index_bits(p.program_length), reset_less=True)
         wanted, known = Signal(reset_less=True), Signal(reset_less=True)
         valid = Signal()  # nothing was forgotten since the search began
@@ -225,8 +226,8 @@ class WeightFetch(wiring.Component):
         with m.If(void):
             m.d.sync += valid.eq(0)
         with m.FSM(name="search"):
-            with m.State("oldest"):
-                m.d.sync += [slot.eq(demand.oldest), valid.eq(~void)]
+            with m.State("begin"):
+                m.d.sync += [slot.eq(turn), valid.eq(~void)]
                 m.next = "look"
             with m.State("look"):
                 of = (demand.wants | Mux(later, demand.may, 0)).bit_select(slot, 1)
@@ -247,9 +248,9 @@ class WeightFetch(wiring.Component):
                 ]
                 with m.If(wanted & ~known & (entry["operation"] == Operation.LINEAR)):
                     m.next = "check"
-                with m.Elif(following == demand.oldest):
+                with m.Elif(following == turn):
                     m.d.sync += later.eq(~later)
-                    m.next = "oldest"
+                    m.next = "begin"
                 with m.Else():
                     m.next = "look"
             with m.State("check"):
@@ -267,7 +268,7 @@ class WeightFetch(wiring.Component):
                     m.next = "close"
                 with m.Else():
                     m.d.sync += later.eq(0)
-                    m.next = "oldest"
+                    m.next = "begin"
             with m.State("close"):
                 # something may be about to start from it
                 m.d.comb += self._closed.bit_select(chosen, 1).eq(1)
@@ -275,9 +276,9 @@ class WeightFetch(wiring.Component):
                 with m.If(left == 0):
                     m.d.comb += begin.eq(free.bit_select(chosen, 1) & valid & ~void)
                     m.d.sync += later.eq(0)
-                    m.next = "oldest"
+                    m.next = "begin"
                     with m.If(begin):
-                        m.d.sync += self._recent.eq(chosen)
+                        m.d.sync += [self._recent.eq(chosen), turn.eq(slot)]
                         for h in HALVES:
                             with m.If(chosen == h):
                                 m.d.sync += self._number[h].eq(sought)
@@ -285,7 +286,7 @@ class WeightFetch(wiring.Component):
                             m.d.comb += ask.eq(1)
                             m.next = "ask"
             with m.State("ask"), m.If(asked):
-                m.next = "oldest"
+                m.next = "begin"
         return amount
 
     def _program(self, m: Module, sought: Signal) -> dict[str, Any]:
