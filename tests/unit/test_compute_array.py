@@ -40,7 +40,7 @@ def weight_steps(weight: np.ndarray, outs: int) -> np.ndarray:
 @pytest.mark.parametrize(("rows", "columns"), [(2, 8), (4, 16), (8, 32), (4, 64)])
 @pytest.mark.parametrize("layers", [((13, 5), (16, 4), (40, 1)), ((1, 1), (64, 9))])
 def test_columns_are_sums(rows: int, columns: int, layers: tuple) -> None:
-    p = params(rows, columns, max_fanout=2)
+    p = params(rows, columns, max_fanout=8)
     rng = np.random.default_rng(rows + columns)
     dut = Array(p)
     words, runs, expected = [], [], []

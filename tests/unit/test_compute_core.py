@@ -43,7 +43,7 @@ CORES = {
     "2x8": {"rows": 2, "columns": 8, "lanes": 4},
     "4x16": {"rows": 4, "columns": 16, "lanes": 4, "pair_units": 2},
     "8x32": {"rows": 8, "columns": 32, "lanes": 8, "slots": 4, "pair_units": 4},
-    "4x64, two slots": {"rows": 4, "columns": 64, "lanes": 8, "slots": 2, "max_fanout": 1},
+    "4x64, two slots": {"rows": 4, "columns": 64, "lanes": 8, "slots": 2, "max_fanout": 8},
 }
 
 

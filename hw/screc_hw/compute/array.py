@@ -12,13 +12,13 @@ from amaranth.lib.wiring import In, Out
 from screc_hw.compute.layouts import (
     bank_write_layout,
     fill_layout,
-    operands_layout,
     step_layout,
     tag_layout,
     values_layout,
 )
 from screc_hw.compute.params import ComputeParams
 from screc_hw.compute.position import Position
+from screc_hw.compute.spread import copies
 from screc_hw.compute.tensors import CHAIN
 from screc_hw.dsp import FIELD_BITS, PackedDotChain
 from screc_hw.stream import config_layout
@@ -30,7 +30,8 @@ class Accumulate(wiring.Component):
     """Adds the sums of 8 products over a layer's inputs, and drains an output per cycle.
 
     What is finished moves to registers of its own, so the next sums begin at once; groups of
-    outputs must be at least as many cycles apart as the one before has outputs.
+    outputs must be at least as many cycles apart as the one before has outputs. Begin and end of a
+    sum reach the accumulators from registers that ``max_fanout`` multipliers share.
 
     **Latency** 2 cycles from the last sums to the group's first ``column``. **Throughput** 1 step
     and 1 column per cycle. **Backpressure** none.
@@ -43,8 +44,8 @@ class Accumulate(wiring.Component):
     Members
     -------
     sums : In(ArrayLayout(ArrayLayout(signed(18), rows), outs))
-    early, tag : In(tag_layout(params))
-        Of the same step, ``early`` two cycles before.
+    early : In(tag_layout(params))
+        Of the step whose sums come two cycles later.
     ahead : Out(1)
         ``column`` holds a column in two cycles.
     column : Out(values_layout(params))
@@ -54,7 +55,6 @@ class Accumulate(wiring.Component):
 
     sums: View[data.ArrayLayout]
     early: View[data.StructLayout]
-    tag: View[data.StructLayout]
     ahead: Signal
     column: View[data.ArrayLayout]
 
@@ -65,7 +65,6 @@ class Accumulate(wiring.Component):
             {
                 "sums": In(data.ArrayLayout(row, params.outs)),
                 "early": In(tag_layout(params)),
-                "tag": In(tag_layout(params)),
                 "ahead": Out(1),
                 "column": Out(values_layout(params)),
             }
@@ -78,28 +77,30 @@ class Accumulate(wiring.Component):
         held: list[Any] = [
             Signal(values_layout(p), name=f"held_{out}", reset_less=True) for out in range(p.outs)
         ]
-        ended = Signal()
         left = Signal(p.outs)  # finished columns that have not left, one bit each, two cycles ahead
         ending = Signal()
         count = Signal.like(self.early.outs, reset_less=True)
-        m.d.sync += [
-            ended.eq(self.tag.valid & self.tag.end),
-            ending.eq(self.early.valid & self.early.end),
-            count.eq(self.early.outs),
-        ]
+        m.d.sync += [ending.eq(self.early.valid & self.early.end), count.eq(self.early.outs)]
         with m.If(ending):
             m.d.sync += left.eq(Cat(1, *((count >= out) for out in range(1, p.outs))))
         with m.Else():
             m.d.sync += left.eq(left >> 1)
         m.d.comb += [self.ahead.eq(left[0]), self.column.eq(held[0])]
+        group = p.max_fanout // CHAIN
+        groups = -(-p.rows // group)
         for out in range(p.outs):
             totals: Any = Signal(values_layout(p), name=f"total_{out}", reset_less=True)
-            for row in range(p.rows):
-                m.d.sync += totals[row].eq(
-                    self.sums[out][row] + Mux(self.tag.begin, 0, totals[row])
-                )
             following = held[out + 1] if out + 1 < p.outs else totals
-            m.d.sync += held[out].eq(Mux(ended, totals, following))
+            # a register for the output, then one for every group of its accumulators
+            begins, ends = (
+                copies(m, f"{name}_{out}", copies(m, f"{name}_of_{out}", value)[0], groups)
+                for name, value in (("begin", self.early.begin), ("end", ending))
+            )
+            for row in range(p.rows):
+                m.d.sync += [
+                    totals[row].eq(self.sums[out][row] + Mux(begins[row // group], 0, totals[row])),
+                    held[out][row].eq(Mux(ends[row // group], totals[row], following[row])),
+                ]
         return m
 
 
@@ -158,7 +159,8 @@ class Array(wiring.Component):
         p = self._params
         positions = [Position(p, k) for k in range(CHAIN)]
         step: Any = self.step
-        copies = []
+        group = p.max_fanout // 2  # pairs of samples that share a register of weights
+        inputs, weights = [], []
         for k, position in enumerate(positions):
             m.submodules[f"position_{k}"] = position
             m.d.comb += [
@@ -170,7 +172,9 @@ class Array(wiring.Component):
             if p.stream_words:
                 m.d.comb += position.fill.eq(self.fill)
             step = position.next
-            copies.append(self._spread(m, k, position.operands))
+            operands: Any = position.operands
+            inputs += copies(m, f"inputs_{k}", operands.inputs)
+            weights.append(copies(m, f"weights_{k}", operands.weights, -(-p.pairs // group)))
 
         m.submodules.accumulate = accumulate = Accumulate(p)
         latency = 0
@@ -179,44 +183,23 @@ class Array(wiring.Component):
                 chain = m.submodules[f"dot_{out}_{pair}"] = PackedDotChain(CHAIN)
                 latency = chain.latency
                 for k in range(CHAIN):
-                    own = copies[k][pair // self._group]
                     m.d.comb += [
-                        chain.low[k].eq(own.inputs[2 * pair]),
-                        chain.high[k].eq(own.inputs[2 * pair + 1]),
-                        chain.b[k].eq(own.weights[out]),
+                        chain.low[k].eq(inputs[k][2 * pair]),
+                        chain.high[k].eq(inputs[k][2 * pair + 1]),
+                        chain.b[k].eq(weights[k][pair // group][out]),
                     ]
                 m.d.comb += [
                     accumulate.sums[out][2 * pair].eq(chain.low_sum),
                     accumulate.sums[out][2 * pair + 1].eq(chain.high_sum),
                 ]
         tags: list[Any] = [self.tag]
-        for stage in range(Position.LATENCY + 1 + latency):
-            later: Any = Signal(tag_layout(p), name=f"tag_{stage}", reset_less=True)
+        for stage in range(Position.LATENCY + 1 + latency - 2):
+            later: Any = Signal(tag_layout(p), name=f"tag_{stage}")
             m.d.sync += later.eq(tags[-1])
             tags.append(later)
         m.d.comb += [
-            accumulate.early.eq(tags[-3]),
-            accumulate.tag.eq(tags[-1]),
+            accumulate.early.eq(tags[-1]),
             self.ahead.eq(accumulate.ahead),
             self.column.eq(accumulate.column),
         ]
         return m
-
-    @property
-    def _group(self) -> int:
-        """Pairs of samples that share a register of weights."""
-        return min(self._params.pairs, self._params.max_fanout)
-
-    def _spread(self, m: Module, k: int, operands: Any) -> list[Any]:
-        """Register the operands once more, with a copy for every ``max_fanout`` multipliers."""
-        copies = []
-        for copy in range(-(-self._params.pairs // self._group)):
-            register: Any = Signal(
-                operands_layout(self._params),
-                name=f"operands_{k}_{copy}",
-                reset_less=True,
-                attrs={"keep": True},
-            )
-            m.d.sync += register.eq(operands)
-            copies.append(register)
-        return copies

@@ -138,6 +138,7 @@ class ComputeCore(wiring.Component):
         m.d.comb += [
             bags.complete.eq(self.complete),
             dense.release.eq(sequencer.release),
+            dense.slot.eq(sequencer.oldest),
             sequencer.dense.eq(dense.complete),
             sequencer.bags.eq(bags.written),
             self.release.eq(sequencer.release),

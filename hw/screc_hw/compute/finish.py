@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.data import View
 from amaranth.lib.wiring import In, Out
@@ -18,6 +18,7 @@ from screc_hw.compute.layouts import (
 )
 from screc_hw.compute.memories import LoadedMemory
 from screc_hw.compute.params import ComputeParams
+from screc_hw.compute.spread import copies
 from screc_hw.compute.tensors import CHAIN
 from screc_hw.numerics import BIAS_BITS
 from screc_hw.protocol import REQUANTISE_FIELDS, Destination, LoadTarget
@@ -94,62 +95,69 @@ class Finish(wiring.Component):
         """Number the columns, look up their entries, and build the pipeline."""
         m = Module()
         p = self._params
-        m.submodules.scale = scale = Requantise(p.acc_bits, p.rows, wide=True)
         m.submodules.entries = entries = LoadedMemory(
             LoadTarget.REQUANTISE, width=sum(REQUANTISE_FIELDS["s"]), depth=p.requantise_words
         )
         wiring.connect(m, wiring.flipped(self.config), entries.config)
-        tag, relu = self._number(m, entries)
+        here: Any = Signal(tagged_layout(p), name="tag_here")
+        biased: Any = Signal(values_layout(p), reset_less=True)
+        tag, relu, valid = self._number(m, entries)
+        m.d.comb += self.copy.ready.eq(~tag.valid)
+        with m.If(tag.valid):
+            m.d.sync += here.eq(tag)
+        with m.Else():
+            m.d.sync += [here.eq(self.copy.payload.tag), here.valid.eq(self.copy.valid)]
+        with m.If(here.valid & (here.destination == Destination.OUTPUT)):
+            m.d.sync += self.logits.eq(biased)
+        for group, low in enumerate(range(0, p.rows, p.max_fanout)):
+            rows = range(low, min(p.rows, low + p.max_fanout))
+            self._scale(m, group, rows, entries, biased, tag.destination, relu, valid[group])
+        stages: list[Any] = [here]
+        stages += [Signal(tagged_layout(p), name=f"tag_{n}") for n in range(self.LATENCY - 1)]
+        m.d.sync += [after.eq(before) for before, after in itertools.pairwise(stages)]
+        m.d.comb += self.tag.eq(stages[-1])
+        return m
 
+    def _scale(
+        self,
+        m: Module,
+        group: int,
+        rows: range,
+        entries: LoadedMemory,
+        biased: Any,
+        destination: Value,
+        relu: Signal,
+        valid: Signal,
+    ) -> None:
+        """Add the bias and requantise some rows, which share registers of the factors."""
+        p = self._params
+        scale = Requantise(p.acc_bits, len(rows), wide=True)
+        m.submodules[f"scale_{group}"] = scale
         fields = {
             name: entries.data[0][low : low + width]
             for name, (low, width) in REQUANTISE_FIELDS.items()
         }
         bias = fields["bias"][:BIAS_BITS].as_signed()
-        biased: Any = Signal(values_layout(p), reset_less=True)
-        multiplier, shift = Signal.like(scale.m), Signal.like(scale.s)
-        here: Any = Signal(tagged_layout(p), name="tag_here")
-        rectify = Signal(reset_less=True)
-        m.d.comb += self.copy.ready.eq(~tag.valid)
-        with m.If(tag.valid):
-            m.d.sync += [
-                here.eq(tag),
-                multiplier.eq(fields["m"]),
-                shift.eq(fields["s"]),
-                rectify.eq(relu),
-                *(biased[row].eq(self.column[row] + bias) for row in range(p.rows)),
+        towards = Mux(valid, destination, self.copy.payload.tag.destination)
+        (multiplier,) = copies(m, f"multiplier_{group}", Mux(valid, fields["m"], self.copy_m))
+        (shift,) = copies(m, f"shift_{group}", Mux(valid, fields["s"], self.copy_s))
+        (rectify,) = copies(m, f"rectify_{group}", relu & valid)
+        (wide,) = copies(m, f"wide_{group}", towards == Destination.OUTPUT)
+        m.d.comb += [scale.m.eq(multiplier), scale.s.eq(shift), scale.wide.eq(wide)]
+        added = Mux(valid, bias, 0)  # once for all rows, and first, so that rows are one LUT a bit
+        for lane, row in enumerate(rows):
+            value = Mux(valid, self.column[row], self.copy.payload.codes[row])
+            m.d.sync += biased[row].eq(added + value)
+            m.d.comb += [
+                scale.acc[lane].eq(Mux(rectify & biased[row][-1], 0, biased[row])),
+                self.codes[row].eq(scale.y[lane]),
             ]
-        with m.Else():
-            m.d.sync += [
-                here.eq(self.copy.payload.tag),
-                here.valid.eq(self.copy.valid),
-                multiplier.eq(self.copy_m),
-                shift.eq(self.copy_s),
-                rectify.eq(0),
-                *(biased[row].eq(self.copy.payload.codes[row]) for row in range(p.rows)),
-            ]
-        wide = Signal()
-        m.d.comb += [
-            wide.eq(here.destination == Destination.OUTPUT),
-            scale.m.eq(multiplier),
-            scale.s.eq(shift),
-            scale.wide.eq(wide),
-            *(
-                scale.acc[row].eq(Mux(rectify & biased[row][-1], 0, biased[row]))
-                for row in range(p.rows)
-            ),
-            self.codes.eq(scale.y),
-        ]
-        with m.If(here.valid & wide):
-            m.d.sync += self.logits.eq(biased)
-        stages: list[Any] = [here]
-        stages += [Signal(tagged_layout(p), name=f"tag_{n}") for n in range(scale.latency)]
-        m.d.sync += [after.eq(before) for before, after in itertools.pairwise(stages)]
-        m.d.comb += self.tag.eq(stages[-1])
-        return m
 
-    def _number(self, m: Module, entries: LoadedMemory) -> tuple[Any, Signal]:
-        """Give every column its entry and place; return its tag and ReLU when it is there."""
+    def _number(self, m: Module, entries: LoadedMemory) -> tuple[Any, Signal, list[Signal]]:
+        """Give every column its entry and place; return its tag and ReLU when it is there.
+
+        And that it is, once for every group of rows.
+        """
         p = self._params
         m.submodules.queue = queue = DeepQueue(columns_layout(p), COLUMNS_HELD)
         wiring.connect(m, wiring.flipped(self.columns), queue.i)
@@ -185,4 +193,5 @@ class Finish(wiring.Component):
             later.eq(tag),
             relu.eq((relu << 1) | now.place.relu),
         ]
-        return later, relu[-1]
+        valid = copies(m, "column_here", tag.valid, -(-p.rows // p.max_fanout))
+        return later, relu[-1], valid

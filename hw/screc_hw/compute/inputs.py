@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from typing import Any
 
-from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.data import View
 from amaranth.lib.wiring import In, Out
@@ -45,6 +47,8 @@ class DenseInput(wiring.Component):
     -------
     config : In(stream.Signature(config_layout(), always_ready=True))
         ``COMPUTE_SHAPE``: how many words a sub-batch has.
+    slot : In(range(slots))
+        At LOAD: that of the next sub-batch.
     i : In(stream.Signature(8 * rows))
     release : In(1)
         A slot is free again.
@@ -56,6 +60,7 @@ class DenseInput(wiring.Component):
     """
 
     config: stream.Interface
+    slot: Signal
     i: stream.Interface
     release: Signal
     o: stream.Interface
@@ -67,6 +72,7 @@ class DenseInput(wiring.Component):
         super().__init__(
             {
                 "config": In(stream.Signature(config_layout(), always_ready=True)),
+                "slot": In(range(params.slots)),
                 "i": In(stream.Signature(8 * params.rows)),
                 "release": In(1),
                 "o": Out(stream.Signature(spot_layout(params))),
@@ -83,10 +89,15 @@ class DenseInput(wiring.Component):
         wiring.connect(m, wiring.flipped(self.i), skid.i)
         low, width = COMPUTE_SHAPE_FIELDS["dense"]
         last = Signal(width)
+        base = Signal(index_bits(p.bank_words))
         with m.If(self.config.valid & (self.config.payload.target == LoadTarget.COMPUTE_SHAPE)):
             m.d.sync += last.eq(self.config.payload.data[low : low + width] - 1)
+            # models without dense inputs leave it behind
+            with m.Switch(self.slot):
+                for slot in range(p.slots):
+                    with m.Case(slot):
+                        m.d.sync += base.eq(slot * p.activation_words)
         number = Signal(width)
-        base = Signal(index_bits(p.bank_words))
         slots = Signal(range(p.slots + 1))
         room = Signal(init=1)
         taken, ended = Signal(), Signal()
@@ -198,16 +209,24 @@ class BagInput(wiring.Component):
             end.eq(part == p.bag_parts - 1),
             skid.o.ready.eq(~valid | (go & end)),
         ]
-        # parts of 8 components before this word
-        parts = word.word * p.bag_parts if p.lanes >= CHAIN else word.word >> 1
-        base = Signal.like(address, name="base")
-        with m.Switch(word.slot):
-            for slot in range(p.slots):
-                with m.Case(slot):
-                    rows = slot * p.unit_rows * p.vector_chunks
-                    m.d.comb += base.eq(Mux(dot, rows, slot * p.activation_words))
+        # parts of 8 components before this word; a multiplier would not be registered
+        if p.lanes >= CHAIN:
+            ones = [bit for bit in range(p.bag_parts.bit_length()) if p.bag_parts >> bit & 1]
+            parts: Value = functools.reduce(operator.add, (word.word << bit for bit in ones))
+        else:
+            parts = word.word >> 1
+        samples, slots = (Signal.like(address, name=n) for n in ("samples", "slots"))
         group = word.row >> (p.pair_units - 1).bit_length()
-        start = base + Mux(dot, group * p.vector_chunks, origin) + parts
+        bits = (p.unit_rows - 1).bit_length()
+        with m.Switch(Cat(group[:bits], word.slot)):
+            for sample in range(p.slots * p.unit_rows):
+                slot, row = divmod(sample, p.unit_rows)
+                with m.Case(slot << bits | row):
+                    m.d.comb += [
+                        samples.eq(sample * p.vector_chunks),
+                        slots.eq(slot * p.activation_words),
+                    ]
+        start = Mux(dot, samples, slots + origin) + parts
         with m.If(go):
             m.d.sync += [part.eq(Mux(end, 0, part + 1)), address.eq(address + 1)]
         with m.If(skid.o.ready):

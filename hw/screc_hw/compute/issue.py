@@ -11,6 +11,7 @@ from amaranth.lib.wiring import In, Out
 
 from screc_hw.compute.layouts import columns_layout, linear_layout, step_layout, tag_layout
 from screc_hw.compute.params import ComputeParams
+from screc_hw.stream import index_bits
 
 __all__ = ["Issue"]
 
@@ -18,7 +19,8 @@ __all__ = ["Issue"]
 class Issue(wiring.Component):
     """Turns operations into steps: all inputs of a group of outputs, group after group.
 
-    A group lasts as many cycles as it has outputs at least, for its columns leave one by one.
+    A group lasts as many cycles as it has outputs at least, for its columns leave one by one. An
+    operation of few inputs may have to wait for those of the one before.
 
     **Latency** 1 cycle. **Throughput** 1 step per cycle. **Backpressure** ``i.ready`` comes from
     registers; the next operation is taken in the last cycle of the one before.
@@ -67,19 +69,23 @@ class Issue(wiring.Component):
         tail = Signal.like(op.tail, name="tail", reset_less=True)
         # outputs of the groups to come, this one's included, less one
         left = Signal.like(op.n, reset_less=True)
-        spare = Signal(range(p.outs), reset_less=True)  # cycles that the group must last yet
+        spare = Signal(index_bits(p.outs), reset_less=True)  # cycles that the group must last yet
         home = Signal.like(op.source, name="home", reset_less=True)
         step: Any = Signal(step_layout(p), name="steps", reset_less=True)
         begin, done_sum = Signal(reset_less=True), Signal()
         final = Signal()  # of the last group
-        outs = Signal(range(p.outs))
+        outs = Signal(index_bits(p.outs))
         end = Signal()  # of the group
+        # cycles that columns before still leave in: no sum may be complete in them
+        owed, drain = Signal(index_bits(p.outs)), Signal(index_bits(p.outs))
+        waiting = Signal()  # the sum is complete, the group waits for its columns
         m.d.comb += [
             final.eq(left < p.outs),
             outs.eq(Mux(final, left, p.outs - 1)),
             end.eq((link == 0) & (spare == 0)),
             start.eq(self.i.valid & self.i.ready),
-            self.i.ready.eq((~active | (end & final)) & self.columns.ready),
+            drain.eq(Mux(active & ~waiting, outs, owed)),
+            self.i.ready.eq((~active | (end & final)) & (op.links >= drain) & self.columns.ready),
             self.columns.valid.eq(start),
             self.columns.payload.n.eq(op.n),
             self.columns.payload.place.eq(op.place),
@@ -91,9 +97,11 @@ class Issue(wiring.Component):
             self.tag.outs.eq(outs),
             self.busy.eq(active),
         ]
-        # the sum is complete, the group waits for its columns
-        waiting = Signal()
         m.d.comb += done_sum.eq(waiting)
+        with m.If(active & ~waiting & (link == 0) & (outs != 0)):
+            m.d.sync += owed.eq(outs - 1)
+        with m.Elif(owed != 0):
+            m.d.sync += owed.eq(owed - 1)
         with m.If(active):
             m.d.sync += [begin.eq(0), waiting.eq((link == 0) & ~end)]
             with m.If(spare != 0):

@@ -11,7 +11,7 @@ from amaranth.lib.data import View
 from amaranth.lib.wiring import In, Out
 
 from screc_hw.compute.layouts import done_layout, pairs_layout
-from screc_hw.compute.memories import new_memory
+from screc_hw.compute.memories import BankedMemory
 from screc_hw.compute.params import ComputeParams
 from screc_hw.compute.tensors import CHAIN
 from screc_hw.compute.writer import spot_layout
@@ -101,7 +101,7 @@ class PairUnit(wiring.Component):
         """Build memory, held vector, chain and accumulator."""
         m = Module()
         p = self._params
-        store = new_memory(WORD_BITS, p.unit_words)
+        store = BankedMemory(WORD_BITS, p.unit_words, granularity=8)
         held: Any = memory.Memory(
             shape=WORD_BITS,
             depth=max(2, -(-p.max_dim // CHAIN)),
@@ -109,30 +109,31 @@ class PairUnit(wiring.Component):
             attrs={"ram_style": "distributed"},
         )
         m.submodules.store, m.submodules.held = store, held
-        sink, source = store.write_port(granularity=8), store.read_port()
         keep, kept = held.write_port(), held.read_port(domain="comb")
         write = self.write
         m.d.comb += [
-            sink.en.eq(Mux(write.units[self._number], write.enable, 0)),
-            sink.addr.eq(write.address),
-            sink.data.eq(write.codes[self._number]),
-            source.addr.eq(self.step.address),
+            store.write.enable.eq(Mux(write.units[self._number], write.enable, 0)),
+            store.write.address.eq(write.address),
+            store.write.data.eq(write.codes[self._number]),
+            store.address[0].eq(self.step.address),
         ]
         # the word of a step comes two cycles later
         steps: list[Any] = [self.step]
         steps += [Signal(self.step.shape(), name=f"step_{n}") for n in range(2)]
         m.d.sync += [after.eq(before) for before, after in itertools.pairwise(steps)]
-        word = Signal(WORD_BITS, reset_less=True)
+        word = store.data[0]
         right, left = (Signal(WORD_BITS, name=n, reset_less=True) for n in ("right", "left"))
         here = steps[-1]
-        m.d.sync += [word.eq(source.data), left.eq(kept.data)]
+        # what lies beyond a vector may never have been written
+        whole = Signal(WORD_BITS)
         for k in range(CHAIN):
             byte = slice(8 * k, 8 * k + 8)
-            m.d.sync += right[byte].eq(Mux(here.last >= k, word[byte], 0) if k else word[byte])
+            m.d.comb += whole[byte].eq(Mux(here.last >= k, word[byte], 0) if k else word[byte])
+        m.d.sync += [left.eq(kept.data), right.eq(whole)]
         m.d.comb += [
             keep.en.eq(here.valid & here.hold),
             keep.addr.eq(here.link),
-            keep.data.eq(word),
+            keep.data.eq(whole),
             kept.addr.eq(here.link),
         ]
         m.submodules.chain = chain = DotChain(CHAIN, 8, 8)

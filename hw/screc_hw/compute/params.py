@@ -53,7 +53,7 @@ class ComputeParams:
     columns
         Multipliers per sample: 8, 16, 32 or 64; 8 inputs of ``columns / 8`` outputs at a time.
     lanes
-        Bytes of a bag's word, a multiple of 4.
+        Bytes of a bag's word, a power of two of at least 4.
     slots
         Sub-batches under way, at least 2.
     pair_units
@@ -74,7 +74,8 @@ class ComputeParams:
     dot
         Whether the interaction units are built.
     max_fanout
-        Multipliers that a register drives, at most.
+        Multipliers that a register of the array drives at most, or whose accumulators it does; at
+        least 8.
 
     Raises
     ------
@@ -103,7 +104,7 @@ class ComputeParams:
     address_bits: int = 64
 
     def __post_init__(self) -> None:
-        for name in ("rows", "pair_units"):
+        for name in ("rows", "lanes", "pair_units"):
             value = getattr(self, name)
             if value < 1 or value & (value - 1):
                 raise ValueError(f"{name} must be a power of two, not {value}")
@@ -129,7 +130,7 @@ class ComputeParams:
             ("weight_steps", 1),
             ("requantise_words", 1),
             ("program_length", 1),
-            ("max_fanout", 1),
+            ("max_fanout", CHAIN),
         ):
             if getattr(self, name) < low:
                 raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.data import View
 from amaranth.lib.wiring import In, Out
@@ -15,8 +15,9 @@ from screc_hw.compute.layouts import (
     operands_layout,
     step_layout,
 )
-from screc_hw.compute.memories import WORD_BITS, new_memory
+from screc_hw.compute.memories import WORD_BITS, BankedMemory
 from screc_hw.compute.params import ComputeParams
+from screc_hw.compute.spread import copies
 from screc_hw.compute.tensors import CHAIN
 from screc_hw.protocol import LoadTarget
 from screc_hw.stream import config_layout
@@ -87,53 +88,48 @@ class Position(wiring.Component):
         word = self._weights(m)
         # a word holds the weights of several steps
         part = Signal((p.word_steps - 1).bit_length(), reset_less=True)
-        used = Signal(reset_less=True)
-        m.d.sync += [
-            part.eq(following.weight),
-            used.eq(following.last >= self._number if self._number else 1),
-        ]
+        m.d.sync += part.eq(following.weight)
+        here = (following.last >= self._number) if self._number else Const(1, 1)
+        used = copies(m, "used", here, -(-p.rows // p.max_fanout))
         width = 8 * p.outs
         steps = Array(word[low : low + width] for low in range(0, WORD_BITS, width))
         operands: Any = Signal(operands_layout(p), name="chosen", reset_less=True)
         m.d.sync += [
-            operands.inputs.eq(Mux(used, inputs, 0)),
+            *(
+                operands.inputs[row].eq(
+                    Mux(used[row // p.max_fanout], inputs.word_select(row, 8).as_signed(), 0)
+                )
+                for row in range(p.rows)
+            ),
             operands.weights.eq(steps[part] if len(steps) > 1 else word),
         ]
         m.d.comb += self.operands.eq(operands)
         return m
 
-    def _activations(self, m: Module) -> Signal:
+    def _activations(self, m: Module) -> Value:
+        """Build the bank of activations; return what is read, two cycles after the step."""
         p = self._params
-        made = m.submodules.activations = new_memory(8 * p.rows, p.bank_words)
-        sink, source = made.write_port(granularity=8), made.read_port()
-        held = Signal(8 * p.rows, name="inputs", reset_less=True)
+        m.submodules.activations = store = BankedMemory(8 * p.rows, p.bank_words, granularity=8)
         m.d.comb += [
-            sink.en.eq(self.write.enable),
-            sink.addr.eq(self.write.address),
-            sink.data.eq(self.write.data),
-            source.addr.eq(self.step.activation),
+            store.write.enable.eq(self.write.enable),
+            store.write.address.eq(self.write.address),
+            store.write.data.eq(self.write.data),
+            store.address[0].eq(self.step.activation),
         ]
-        m.d.sync += held.eq(source.data)
-        return held
+        return store.data[0]
 
-    def _weights(self, m: Module) -> Signal:
+    def _weights(self, m: Module) -> Value:
+        """Build the bank of weights; return what is read, two cycles after the step."""
         p = self._params
-        made = m.submodules.weights = new_memory(WORD_BITS, p.weight_words)
-        sink, source = made.write_port(), made.read_port()
-        valid = Signal(name="load")
-        at = Signal(len(sink.addr), name="load_at", reset_less=True)
-        value = Signal(WORD_BITS, name="load_value", reset_less=True)
+        m.submodules.weights = store = BankedMemory(WORD_BITS, p.weight_words)
+        load: Any = Signal(store.write.shape(), name="load")
         comes, address, coming = self._coming()
-        m.d.sync += [valid.eq(comes), at.eq(address), value.eq(coming)]
-        held = Signal(WORD_BITS, name="word", reset_less=True)
+        m.d.sync += [load.enable.eq(comes), load.address.eq(address), load.data.eq(coming)]
         m.d.comb += [
-            sink.en.eq(valid),
-            sink.addr.eq(at),
-            sink.data.eq(value),
-            source.addr.eq(self.step.weight >> (p.word_steps - 1).bit_length()),
+            store.write.eq(load),
+            store.address[0].eq(self.step.weight >> (p.word_steps - 1).bit_length()),
         ]
-        m.d.sync += held.eq(source.data)
-        return held
+        return store.data[0]
 
     def _coming(self) -> tuple[Value, Value, Value]:
         """Return whether a word of weights comes for this position, its address and the word."""

@@ -67,6 +67,8 @@ class Sequencer(wiring.Component):
     start_linear, start_pairs : Out(1)
     release : Out(1)
         Pulse: the oldest sub-batch is finished.
+    oldest : Out(range(slots))
+        Slot of the oldest sub-batch; where there is none, of the next.
     busy : Out(1)
         Something of a sub-batch is here.
     present, half : In(1)
@@ -89,6 +91,7 @@ class Sequencer(wiring.Component):
     start_linear: Signal
     start_pairs: Signal
     release: Signal
+    oldest: Signal
     busy: Signal
     present: Signal
     half: Signal
@@ -113,6 +116,7 @@ class Sequencer(wiring.Component):
                 "start_linear": Out(1),
                 "start_pairs": Out(1),
                 "release": Out(1),
+                "oldest": Out(range(params.slots)),
                 "busy": Out(1),
             }
         )
@@ -133,6 +137,7 @@ class Sequencer(wiring.Component):
         m.d.comb += [
             running.eq(Cat(pending[slot] != 0 for slot in slots)),
             self.busy.eq((running | dense | bags).any()),
+            self.oldest.eq(oldest),
         ]
 
         def after(slot: Signal) -> Any:
@@ -141,6 +146,10 @@ class Sequencer(wiring.Component):
         for pulse, flags, at in ((self.dense, dense, dense_at), (self.bags, bags, bags_at)):
             with m.If(pulse):
                 m.d.sync += [flags.bit_select(at, 1).eq(1), at.eq(after(at))]
+        # sub-batches of a model without dense inputs have passed dense_at by
+        loaded = self.config.payload.target == LoadTarget.COMPUTE_SHAPE
+        with m.If(self.config.valid & loaded):
+            m.d.sync += dense_at.eq(oldest)
         m.d.sync += [released.eq(0), self.release.eq(released)]
         for done in self.done:
             with m.If(done.valid & done.last):
@@ -161,14 +170,14 @@ class Sequencer(wiring.Component):
         linear, pairs = self.linear, self.pairs
         to_linear = op.operation == Operation.LINEAR
         to_output = op.destination == Destination.OUTPUT
-        inputs = ((op.source != Source.DENSE) | ~to_linear | dense.bit_select(checked, 1)) & (
-            ~op.wait_features | bags.bit_select(checked, 1)
+        inputs = ((op.source != Source.DENSE) | ~to_linear | Array(dense)[checked]) & (
+            ~op.wait_features | Array(bags)[checked]
         )
         m.d.sync += [
             first.eq(checked == oldest),
             is_linear.eq(to_linear),
             fits.eq(
-                (~running.bit_select(checked, 1) | op.independent)
+                (~Array(running)[checked] | op.independent)
                 & inputs
                 & ((self.present | ~to_linear) if p.stream_words else 1)
                 & (~to_output | ((checked == oldest) & self.output_free))

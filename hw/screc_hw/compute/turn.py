@@ -14,7 +14,7 @@ from screc_hw.compute.pairs import vector_write_layout
 from screc_hw.compute.params import ComputeParams
 from screc_hw.compute.tensors import CHAIN
 from screc_hw.protocol import Destination
-from screc_hw.stream import Queue, index_bits
+from screc_hw.stream import DeepQueue, index_bits
 
 __all__ = ["Turn"]
 
@@ -76,7 +76,7 @@ class Turn(wiring.Component):
         m = Module()
         p = self._params
         width = 8 * p.rows
-        m.submodules.queue = queue = Queue(width + 1, max(2, p.max_dim))
+        m.submodules.queue = queue = DeepQueue(width + 1, max(2, p.max_dim), reserved=True)
         m.d.comb += [
             queue.i.valid.eq(self.columns.valid),
             queue.i.payload.eq((self.final << width) | self.columns.payload.as_value()),

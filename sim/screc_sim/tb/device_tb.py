@@ -15,7 +15,7 @@ from typing import Any
 import cocotb
 import numpy as np
 from cocotb.clock import Clock as ClockSource
-from cocotb.triggers import ClockCycles, First, RisingEdge, Timer
+from cocotb.triggers import ClockCycles, First, ReadOnly, RisingEdge, Timer, ValueChange
 
 from screc_hw.protocol import (
     COMPUTE_COUNTER_STRIDE,
@@ -36,6 +36,12 @@ WATCH_CYCLES = 20_000
 """Cycles between two looks at the progress of a run."""
 
 AP_START, AP_DONE, AP_CONTINUE = 1 << 0, 1 << 1, 1 << 4
+
+SPANS = 5000
+"""Operations of a compute core that are noted, at most: the first ones."""
+
+UNITS = ("array", "pairs")
+"""Of a compute core, in the order of ``compute.layouts.schedule_layout``."""
 
 MEMORY_COUNTERS = ("range_errors", "lookups", "beats", "stalls")
 COMPUTE_COUNTERS = ("busy", "active", "waiting", "weight_beats")
@@ -80,6 +86,43 @@ class Bench:
                     shared=region.writable,
                 )
         return memory
+
+    def watch(self) -> list[list[list[int]]]:
+        """Note the operations of every compute core: unit, slot, first cycle, and the one behind.
+
+        Of a design without the signal ``schedule`` nothing.
+        """
+        found: list[list[list[int]]] = []
+        for core in range(self.job.compute):
+            found.append([])
+            try:
+                handle = getattr(self.dut.device, f"compute_{core}").schedule
+            except AttributeError:
+                continue
+            cocotb.start_soon(self._operations(handle, found[-1]))
+        return found
+
+    async def _operations(self, handle: Any, spans: list[list[int]]) -> None:
+        bits = len(handle) // len(UNITS)  # of a unit: begins, slot, works
+        change = ValueChange(handle)
+        running: list[list[int] | None] = [None] * len(UNITS)
+        while len(spans) < SPANS:
+            await change
+            await ReadOnly()
+            if not handle.value.is_resolvable:
+                continue
+            word, cycle = int(handle.value), self.clock.now() // self.clock.period
+            for unit, now in enumerate(running):
+                fields = word >> unit * bits & (1 << bits) - 1
+                begins, works = fields & 1, fields >> (bits - 1)
+                if now is not None and (begins or not works):
+                    # it works to the end of the cycle in which the next one begins
+                    now[3] = cycle + begins
+                    running[unit] = None
+                if begins:
+                    span = [unit, fields >> 1 & (1 << (bits - 2)) - 1, cycle + 1, cycle + 1]
+                    running[unit] = span
+                    spans.append(span)
 
     @property
     def models(self) -> list[AxiRead | AxiWrite]:
@@ -192,6 +235,7 @@ async def runs_the_job(dut: Any) -> None:
     bench = Bench(dut, job, folder)
     await bench.reset()
     await bench.configure()
+    operations = bench.watch()
     starts = []
     for start in job.starts:
         starts.append(await bench.run(start))
@@ -200,6 +244,7 @@ async def runs_the_job(dut: Any) -> None:
     outcome = {
         "starts": starts,
         "counters": await bench.counters(),
+        "operations": operations,
         "beats": {port: model.beats for port, model in bench.reads.items()}
         | {"host_write": bench.write.beats},
         **bench.errors(),
