@@ -131,6 +131,7 @@ class ComputeParams:
             ("requantise_words", 1),
             ("program_length", 1),
             ("max_fanout", CHAIN),
+            ("address_bits", 32),
         ):
             if getattr(self, name) < low:
                 raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")
