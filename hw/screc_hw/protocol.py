@@ -239,6 +239,7 @@ LAYER_FIELDS: dict[str, tuple[int, int]] = {
     "n": (32, 16),  # LINEAR: outputs; DOT: vectors
     "weight_beats": (48, 16),  # where weights are streamed: beats of this operation's
     "source_base": (64, 24),  # word of the activation memory
+    "urgent": (88, 1),  # before those of older sub-batches that are not: a DOT waits for it
     "destination_base": (96, 24),  # ... of output 0; DOT: component of pair 0
     "weight_base": (128, 32),  # step: `columns` weights; streamed: beat of the region
     "requantise_base": (160, 24),  # entry of channel 0, or the scalar entry

@@ -130,7 +130,6 @@ def demand_layout(params: ComputeParams) -> data.StructLayout:
             "wants": params.slots,
             "soon": params.slots,
             "may": params.slots,
-            "oldest": index_bits(params.slots),
             "number": counter,
         }
     )

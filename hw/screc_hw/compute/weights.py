@@ -41,12 +41,13 @@ BURST_LOG2 = (BURST_BEATS - 1).bit_length()
 class WeightFetch(wiring.Component):
     """Keeps the weights of two operations in the halves of the weight memory.
 
-    It looks at what sub-batches are at, the oldest first, and reads the weights of the first
-    operation that is in neither half, as soon as a half is free: nothing runs from it, and no
-    sub-batch is about to. What one sub-batch leaves there serves all others that come to the same
+    It looks at what sub-batches are at, in turn, and reads the weights of the first operation that
+    is in neither half, as soon as a half is free: nothing runs from it, and no sub-batch is about
+    to. What one sub-batch leaves there serves all others that come to the same
     operation before it is replaced; those that will soon run it do before the other half is run
-    from, so that reading has as long as it can. The oldest one always gets a half, so all of them
-    go on. Where nothing is wanted, what may be wanted later is read.
+    from, so that reading has as long as it can. Those that only wait for results of an older one
+    are at the same operation, so the other half serves all others. Where nothing is wanted, what
+    may be wanted later is read.
 
     A beat is a word for every position. What is outside the region that LOAD named, or larger than
     a half, is not read: the operation runs on what is there, and ``error`` tells.
