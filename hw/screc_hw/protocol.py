@@ -235,6 +235,7 @@ LAYER_FIELDS: dict[str, tuple[int, int]] = {
     "independent": (15, 1),  # of the operation before: start without waiting for it
     "k": (16, 16),  # LINEAR: inputs; DOT: components per vector
     "n": (32, 16),  # LINEAR: outputs; DOT: vectors
+    "urgent": (48, 1),  # before those of older sub-batches that are not: a DOT waits for it
     "source_base": (64, 24),  # word of the activation memory
     "destination_base": (96, 24),  # ... of output 0; DOT: component of pair 0
     "weight_base": (128, 32),  # step: `columns` weights

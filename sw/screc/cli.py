@@ -147,9 +147,10 @@ def import_(
     interaction: str | None,
     as_json: bool,
 ) -> None:
-    """Import a trained DLRM: a PyTorch state dict or safetensors.
+    """Import a trained DLRM: a PyTorch state dict, safetensors, or ONNX.
 
-    Tensors have facebookresearch/dlrm's names. Tables may be floats, or packed uint8 rows with a
+    An ONNX model (.onnx) is plain or QDQ-quantised. In the others, tensors have
+    facebookresearch/dlrm's names. Tables may be floats, or packed uint8 rows with a
     scale and bias each: int4r (dim / 2 + 4 bytes), int8r (dim + 4), byte (dim + 8).
     """
     from screc.importers import Hints, import_checkpoint
@@ -163,6 +164,10 @@ def import_(
         rounded = f", rounded by at most {table['error_bound']:.3g}" * (table["error_bound"] > 0)
         size = f"{table['rows']:,} rows of {table['dim']}"
         click.echo(f"{table['name']}: {size}, {table['stored']}{rounded}", err=True)
+    for entry in report.get("quantisation", ()):
+        if entry["became"] != "left out":
+            name = entry["tensor"]
+            click.echo(f"{name} ({entry['source']}): {entry['became']}: {entry['why']}", err=True)
     click.echo(f'in config.toml: [model] file = "{report["model"]}"', err=True)
     click.echo(f'                        weights = "{report["weights"]}"', err=True)
 

@@ -21,6 +21,7 @@ from screc_hw.compute.params import COLUMNS, MAX_ROWS, MIN_ROWS
 from screc_hw.device.params import max_compute, max_memory
 from screc_hw.model import ModelShape
 from screc_hw.protocol import MAX_SAMPLES
+from screc_sim.golden.scales import Clip
 
 Tier = Literal["onchip", "tt", "dram", "ssd"]
 Format = Literal["criteo", "csv", "npz", "parquet", "libsvm", "synthetic"]
@@ -46,6 +47,8 @@ class ModelConfig(Record):
     """A safetensors file with facebookresearch/dlrm's names; absent: drawn from ``seed``."""
     seed: int = Field(default=0, ge=0)
     """Seed of drawn weights and of a synthetic log."""
+    calibration: Clip = "auto"
+    """How scales are chosen; ``auto``: tensor by tensor, the rule that moves the logits least."""
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelConfig:

@@ -113,6 +113,7 @@ def model_inputs(ctx: Context) -> list[Any]:
     return [
         dataclasses.asdict(ctx.shape),
         ctx.config.model.seed,
+        ctx.config.model.calibration,
         files.fingerprint(Path(weights)) if weights else None,
     ]
 
@@ -217,7 +218,13 @@ STEPS: dict[str, Step] = {
                 ctx.config.model_dump(mode="json"),
                 *(
                     files.fingerprint(ctx.out / name)
-                    for name in ("plan.json", "simulation.json", "stats.parquet", "rtl/design.json")
+                    for name in (
+                        "plan.json",
+                        "simulation.json",
+                        "stats.parquet",
+                        "rtl/design.json",
+                        "images/manifest.json",
+                    )
                 ),
             ],
             result="summary.json",

@@ -4,6 +4,10 @@ Names and shapes are those of facebookresearch/dlrm's state dict: ``bot_l.{2i}.w
 and ``.bias`` ``(n,)``, ``top_l…`` likewise (odd numbers are the activations between), and
 ``emb_l.{i}.weight`` ``(rows, dim)``. A table of format ``int8r`` or ``int4r`` may also be stored as
 its packed rows: uint8 ``(rows, row bytes)``, codes, fp16 scale, fp16 bias.
+
+A model that was quantised before it came here also has scales, float32: ``{layer}.weight_scale``
+``(n,)`` (0: the channel has none), ``emb_l.{i}.scale`` ``(1,)``, ``scale.{tensor}`` ``(1,)`` by the
+names of :class:`~screc_sim.golden.float_twin.GivenScales`, and ``zero.dense`` ``(1,)``.
 """
 
 from __future__ import annotations
@@ -21,7 +25,8 @@ from safetensors import SafetensorError, safe_open
 
 from screc.errors import ConfigError
 from screc_hw.model import LayerShape, ModelShape, TableShape
-from screc_sim.golden.float_twin import FloatLinear, Weights
+from screc_hw.numerics import INT8_MAX
+from screc_sim.golden.float_twin import FloatLinear, GivenScales, Weights
 from screc_sim.golden.rowwise import ROWWISE_UNIT, PackedRows, unpack_rows
 
 __all__ = ["FloatLinear", "PackedTable", "SeededTable", "TensorTable", "Weights", "load_weights"]
@@ -34,6 +39,9 @@ FLOAT_TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 PACKED_TYPE = "U8"
 """safetensors type of packed rows."""
+
+CODE_TOLERANCE = 2.0**-8
+"""How far a weight over its scale may be from a whole number: codes times a float32 are rounded."""
 
 STORED_TYPES = FLOAT_TYPES | {PACKED_TYPE: "u1"}
 """safetensors types that are read, and how numpy maps them."""
@@ -229,7 +237,15 @@ def read_weights(path: Path, shape: ModelShape) -> Weights:
                 f"tensor {name!r} must be one of {', '.join(valid)}, not {entries[name].dtype}",
                 path=path,
             )
-    unexpected = sorted(entries.keys() - wanted.keys())
+    scales = _scale_shapes(shape)
+    for name in sorted(scales.keys() & entries.keys()):
+        if (entries[name].dtype, entries[name].shape) != ("F32", scales[name]):
+            raise ConfigError(
+                f"tensor {name!r} must be F32 of shape {scales[name]}, "
+                f"not {entries[name].dtype} {entries[name].shape}",
+                path=path,
+            )
+    unexpected = sorted(entries.keys() - wanted.keys() - scales.keys())
     if unexpected:
         raise ConfigError(
             f"the model has no use for tensor {_some(unexpected)}; it needs exactly "
@@ -243,9 +259,16 @@ def read_weights(path: Path, shape: ModelShape) -> Weights:
         check_finite(path, name, values, 0)
         return values
 
+    def layer(name: str) -> FloatLinear:
+        weight, bias = tensor(f"{name}.weight"), tensor(f"{name}.bias")
+        if f"{name}.weight_scale" not in entries:
+            return FloatLinear(weight, bias)
+        scale = tensor(f"{name}.weight_scale").astype(np.float64)
+        _check_codes(path, name, weight, scale)
+        return FloatLinear(weight, bias, scale)
+
     def layers(prefix: str, shapes: Sequence[LayerShape]) -> tuple[FloatLinear, ...]:
-        names = [f"{prefix}.{2 * i}" for i in range(len(shapes))]
-        return tuple(FloatLinear(tensor(f"{n}.weight"), tensor(f"{n}.bias")) for n in names)
+        return tuple(layer(f"{prefix}.{2 * i}") for i in range(len(shapes)))
 
     def table(i: int, table_shape: TableShape) -> TensorTable | PackedTable:
         name = table_tensor(i)
@@ -260,7 +283,80 @@ def read_weights(path: Path, shape: ModelShape) -> Weights:
         bottom=layers("bot_l", shape.bottom_layers),
         top=layers("top_l", shape.top_layers),
         tables=tuple(table(i, table_shape) for i, table_shape in enumerate(shape.tables)),
+        scales=_given_scales(path, shape, {n: tensor(n) for n in scales.keys() & entries.keys()}),
     )
+
+
+def activations(shape: ModelShape) -> list[str]:
+    """Tensors of a model that have a scale, by the names of :class:`GivenScales`."""
+    hidden = [layer.name for layer in (*shape.bottom_layers[:-1], *shape.top_layers[:-1])]
+    vectors = ["vectors"] if shape.interaction == "dot" else []
+    return [*(["dense"] if shape.dense else []), *hidden, *vectors, "concat"]
+
+
+def _scale_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the scales that a file may have."""
+    found = {f"scale.{name}": (1,) for name in activations(shape)}
+    found |= {table_scale(i): (1,) for i in range(len(shape.tables))}
+    sizes: dict[str, tuple[int, ...]] = dict(found)
+    if shape.dense:
+        sizes["zero.dense"] = (1,)
+    for prefix, layers in (("bot_l", shape.bottom_layers), ("top_l", shape.top_layers)):
+        sizes |= {f"{prefix}.{2 * i}.weight_scale": (layer.n,) for i, layer in enumerate(layers)}
+    return sizes
+
+
+def _check_codes(
+    path: Path, name: str, weight: NDArray[np.float32], scale: NDArray[np.float64]
+) -> None:
+    """Check that the weights of every channel with a scale are int8 codes times it."""
+    if (scale < 0).any():
+        n = int(np.flatnonzero(scale < 0)[0])
+        raise ConfigError(
+            f"tensor {name + '.weight_scale'!r} has {scale[n]:g} at ({n},): must not be negative",
+            path=path,
+        )
+    codes = weight / np.where(scale > 0, scale, 1.0)[:, None]
+    wrong = (scale > 0)[:, None] & (
+        (np.abs(codes) > INT8_MAX + CODE_TOLERANCE)
+        | (np.abs(codes - np.rint(codes)) > CODE_TOLERANCE)
+    )
+    if wrong.any():
+        n, k = (int(i) for i in np.argwhere(wrong)[0])
+        raise ConfigError(
+            f"tensor {name + '.weight'!r} has {weight[n, k]:g} at ({n}, {k}), {codes[n, k]:g} "
+            f"times its scale: must be a whole number of at most {INT8_MAX} in magnitude",
+            path=path,
+        )
+
+
+def _given_scales(
+    path: Path, shape: ModelShape, found: Mapping[str, NDArray[np.float32]]
+) -> GivenScales:
+    """Scales of activations and tables that a file has."""
+    values = {name: float(value[0]) for name, value in found.items() if len(value) == 1}
+    zero = values.pop("zero.dense", 0.0)
+    if zero != int(zero) or abs(zero) > INT8_MAX:
+        raise ConfigError(
+            f"tensor 'zero.dense' must be a whole number of at most {INT8_MAX} in magnitude, "
+            f"not {zero:g}",
+            path=path,
+        )
+    names = {f"scale.{name}": name for name in activations(shape)}
+    tables = {table_scale(i): i for i in range(len(shape.tables))}
+    for name in sorted(values.keys() & (names.keys() | tables.keys())):
+        if values[name] <= 0:
+            raise ConfigError(f"tensor {name!r} must be positive, not {values[name]:g}", path=path)
+    return GivenScales(
+        tensors={names[name]: value for name, value in values.items() if name in names},
+        dense_zero=int(zero),
+        tables={tables[name]: value for name, value in values.items() if name in tables},
+    )
+
+
+def table_scale(index: int) -> str:
+    """Name of the scale of a table."""
+    return f"emb_l.{index}.scale"
 
 
 def table_tensor(index: int) -> str:

@@ -1,6 +1,7 @@
 """The whole path on small seeded models and on real data, as the command line runs it."""
 
 import hashlib
+import itertools
 import json
 import re
 import shutil
@@ -120,6 +121,26 @@ def result_digest(out):
     return json.loads((out / "simulation.json").read_text())["result_sha256"]
 
 
+def check_timeline(simulation):
+    """What the compute core ran: whole sub-batches, an operation of a unit at a time."""
+    (core,) = simulation["timeline"]
+    (counters,) = simulation["counters"]["compute"]
+    units = {unit: [s for s in core if s["unit"] == unit] for unit in ("array", "interaction")}
+    for spans in units.values():
+        for one, following in itertools.pairwise(spans):
+            assert one["first"] < one["end"] <= following["first"]
+    busy = sum(span["end"] - span["first"] for span in units["array"])
+    assert busy == counters["active"]
+    assert core[0]["first"] == 0
+    layers = {layer for span in core if span["sub_batch"] == 0 for layer in [span["layer"]]}
+    expected = {"top0", "top1"}
+    if units["interaction"]:
+        expected |= {"bottom0", "bottom1", "interaction"}
+    assert layers == expected
+    # blocks of 24 and 16 samples in sub-batches of 8
+    assert {span["sub_batch"] for span in core} == set(range(5))
+
+
 @pytest.mark.cosim
 @pytest.mark.parametrize("simulator", ["verilator", "icarus"])
 @pytest.mark.parametrize("model", [DOT, CONCAT], ids=["dot", "concat"])
@@ -133,6 +154,8 @@ def test_small_model_is_bit_exact(case, model, simulator):
     assert set(summary) >= SUMMARY_KEYS
     page = (case / "out" / "report.html").read_text()
     assert "<svg" in page
+    assert "What the compute cores run" in page
+    check_timeline(json.loads((case / "out" / "simulation.json").read_text()))
     assert not re.search(r'(src|href)="https?:', page)
 
 

@@ -138,7 +138,7 @@ def test_load_names_what_is_wrong(tmp_path):
     with pytest.raises(ValueError, match=r"q\.npz: array 'top1\.bias' is missing"):
         QuantModel.load(path, SHAPES["dot"], sources)
     np.savez(path, **arrays | {"version": np.int64(1)})
-    with pytest.raises(ValueError, match=r"q\.npz: version must be 2, not 1"):
+    with pytest.raises(ValueError, match=r"q\.npz: version must be 3, not 1"):
         QuantModel.load(path, SHAPES["dot"], sources)
     path.write_bytes(b"no archive")
     with pytest.raises(ValueError, match=r"q\.npz: must be an \.npz file"):

@@ -278,3 +278,58 @@ def test_seeded_weights_repeat():
     one, two, other = (load_weights(None, SHAPE, seed) for seed in (3, 3, 4))
     assert (one.top[0].weight == two.top[0].weight).all()
     assert not (one.top[0].weight == other.top[0].weight).any()
+
+
+# --- scales that a model came with ---------------------------------------------------------------
+def with_scales():
+    made = tensors()
+    made["bot_l.0.weight"] = (np.rint(made["bot_l.0.weight"] * 50) * 0.02).astype(np.float32)
+    count = len(made["bot_l.0.weight"])
+    return made | {
+        "bot_l.0.weight_scale": np.full(count, 0.02, np.float32),
+        "emb_l.0.scale": np.array([0.25], np.float32),
+        "scale.dense": np.array([0.5], np.float32),
+        "zero.dense": np.array([-127], np.float32),
+        "scale.vectors": np.array([0.125], np.float32),
+        "scale.bottom0": np.array([0.75], np.float32),
+    }
+
+
+def test_scales_are_read_with_the_weights(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_file(with_scales(), path)
+    weights = load_weights(path, SHAPE)
+    given = weights.scales
+    assert given.tensors == {"dense": 0.5, "vectors": 0.125, "bottom0": 0.75}
+    assert (given.dense_zero, given.tables) == (-127, {0: 0.25})
+    assert weights.bottom[0].scale == pytest.approx(0.02)
+    assert weights.bottom[1].scale is None
+    assert weights.top[0].scale is None
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("scale.dense", np.float32([0, 1]), "'scale.dense' must be F32 of shape (1,), not F32 (2"),
+        ("scale.dense", np.float16([1]), "'scale.dense' must be F32 of shape (1,), not F16 (1,)"),
+        ("scale.dense", np.float32([-0.5]), "'scale.dense' must be positive, not -0.5"),
+        ("emb_l.0.scale", np.float32([0]), "'emb_l.0.scale' must be positive, not 0"),
+        ("scale.concat", np.float32([np.nan]), "'scale.concat' has nan at (0,): must be finite"),
+        ("scale.top1", np.float32([1]), "the model has no use for tensor 'scale.top1'"),
+        ("zero.dense", np.float32([0.5]), "'zero.dense' must be a whole number of at most 127 in"),
+        ("zero.dense", np.float32([-128]), "at most 127 in magnitude, not -128"),
+        ("bot_l.0.weight_scale", np.float32([-1]), "has -1 at (0,): must not be negative"),
+        ("bot_l.0.weight_scale", np.float32([0.013]), "times its scale: must be a whole number"),
+        ("bot_l.0.weight_scale", np.float32([1e-5]), "whole number of at most 127 in magnitude"),
+    ],
+)
+def test_scales_that_do_not_fit_are_named(tmp_path, name, values, message):
+    made = with_scales()
+    if name == "bot_l.0.weight_scale":
+        values = np.repeat(values, len(made[name]))
+    path = tmp_path / "w.safetensors"
+    save_file(made | {name: values}, path)
+    with pytest.raises(ConfigError) as caught:
+        load_weights(path, SHAPE)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)

@@ -45,7 +45,7 @@ REFUSED = [
     ({"weight_steps": 0}, "weight_steps must be at least 1, not 0"),
     ({"requantise_words": 0}, "requantise_words must be at least 1, not 0"),
     ({"program_length": 0}, "program_length must be at least 1, not 0"),
-    ({"max_fanout": 0}, "max_fanout must be at least 1, not 0"),
+    ({"max_fanout": 7}, "max_fanout must be at least 8, not 7"),
     ({"max_k": 4161}, "max_k and max_dim must be at most 4160, not 4161, 128"),
     ({"max_dim": 4161}, "max_k and max_dim must be at most 4160, not 32, 4161"),
 ]

@@ -127,13 +127,24 @@ def make_case(names, **changes):
         "device": next(spec for spec in all_devices() if spec.kind == "smartssd"),
         "design": {"params": params.as_dict(), "resources": params.resources().as_dict()},
         "simulation": simulation,
+        "calibration": [
+            {
+                "tensor": "concat",
+                "rule": "percentile 99.9",
+                "range": 4.25,
+                "peak": 6.5,
+                "error": 0.0123,
+                "logit_errors": {"mse": 0.02, "percentile 99.9": 0.01},
+            }
+        ],
     }
 
 
 def page_of(case):
     summary = summarise(**case)
     stats = [make_stats(table.name, table.rows) for table in case["shape"].tables]
-    return render(summary=summary, stats=stats, config='path = "<&>"', **case)
+    rest = {name: value for name, value in case.items() if name != "calibration"}
+    return render(summary=summary, stats=stats, config='path = "<&>"', **rest)
 
 
 def test_the_summary_has_every_promised_key(case):
@@ -145,6 +156,14 @@ def test_the_summary_has_every_promised_key(case):
     assert summary["samples_per_s"] == 250e6 / 100
     assert (summary["auc_float"], summary["auc_device"]) == (0.75, 0.7499)
     assert set(KINDS) <= set(summary)
+
+
+def test_how_scales_were_chosen_is_in_summary_and_page(case):
+    assert summarise(**case)["calibration"] == case["calibration"]
+    page = " ".join(page_of(case).split())
+    assert "<td>concat</td><td>percentile 99.9</td>" in page
+    assert "±4.25" in page
+    assert "1.23%" in page
 
 
 def test_the_roofline_is_the_largest_bound(case):

@@ -127,6 +127,7 @@ def layer_program(model: ModelShape, params: ComputeParams) -> list[dict[str, in
             "destination_base": turns[i % 2],
             "relu": int(layer.relu),
             "wait_features": int(not bottom and i == 0),
+            "urgent": int(bottom and dot),
             "k": inputs[number],
             "n": outputs[number],
             "weight_base": weight,

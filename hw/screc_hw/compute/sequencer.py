@@ -38,8 +38,8 @@ class Sequencer(wiring.Component):
     """Looks at one sub-batch after the other and starts the operation that it is at.
 
     An operation starts when the one before it is done, or need not be, its inputs are there and its
-    unit takes it. The oldest sub-batch that can go on does; only the oldest may give results, so
-    they leave in order.
+    unit takes it. The oldest sub-batch that can go on does, urgent operations first; only the oldest
+    may give results, so they leave in order.
 
     **Latency** 4 cycles. **Throughput** a sub-batch looked at per cycle; a start, after which the
     looks begin anew, in 5 to 4 + ``slots``.
@@ -155,13 +155,14 @@ class Sequencer(wiring.Component):
         places += [Signal.like(looked, name=f"looked_{n}") for n in range(LOOK_CYCLES)]
         m.d.sync += [later.eq(before) for before, later in itertools.pairwise(places)]
         checked, offered = places[-2:]
-        fits, is_linear, first = Signal(), Signal(), Signal()
+        fits, is_linear, urgent, first = Signal(), Signal(), Signal(), Signal()
         linear, pairs = self.linear, self.pairs
         to_linear = op.operation == Operation.LINEAR
         to_output = op.destination == Destination.OUTPUT
         m.d.sync += [
             first.eq(checked == oldest),
             is_linear.eq(to_linear),
+            urgent.eq(op.urgent),
             fits.eq(
                 (~Array(running)[checked] | op.independent)
                 & ((op.source != Source.DENSE) | ~to_linear | Array(dense)[checked])
@@ -201,9 +202,10 @@ class Sequencer(wiring.Component):
         # a round begins with the oldest; a unit that becomes free in it waits for the next
         start, free, free_then = Signal(), Signal(), Signal()
         stale = Signal(LOOK_CYCLES)  # looks from before a start
+        hurry = Signal(p.slots)  # urgent operations that can start
         m.d.comb += [
             free.eq(Mux(first, self.linear_free, free_then)),
-            self.start_linear.eq(fits & is_linear & free & ~stale[0]),
+            self.start_linear.eq(fits & is_linear & free & (urgent | ~hurry.any()) & ~stale[0]),
             self.start_pairs.eq(fits & ~is_linear & self.pairs_free & ~stale[0]),
             start.eq(self.start_linear | self.start_pairs),
         ]
@@ -212,6 +214,8 @@ class Sequencer(wiring.Component):
             stale.eq(Mux(start, -1, stale >> 1)),
             looked.eq(Mux(start, oldest, after(looked))),
         ]
+        with m.If(~stale[0]):
+            m.d.sync += hurry.bit_select(offered, 1).eq(fits & urgent & ~start)
         with m.If(start):
             m.d.sync += counters[offered].eq(Mux(linear.place.last, 0, counters[offered] + 1))
         for slot in slots:

@@ -39,7 +39,7 @@ from screc_sim.golden.quant import (
     quantise,
 )
 from screc_sim.golden.rowwise import ROWWISE_LIMITS, ROWWISE_UNIT
-from screc_sim.golden.scales import Clip, choose_scale
+from screc_sim.golden.scales import CANDIDATES, CLIPS, Clip, choose_scale
 from screc_sim.samples import SampleBatch
 
 ROWS_OBSERVED = 1 << 14
@@ -48,12 +48,43 @@ ROWS_OBSERVED = 1 << 14
 BIAS_ONLY_LOG2 = 15
 """Accumulator steps (log2) of the bias of a channel without weights: finer than any int8 output."""
 
+SAMPLES_TRIED = 1024
+"""Samples, the first ones, that the rules of ``auto`` are compared on."""
+
 SMALLEST_FACTOR = 2.0 ** (15 - SHIFT_MAX) * (1 + 2.0**-20)
 """Smallest requantise factor, kept clear of rounding down to the one that does not exist."""
 
 
 class CalibrationError(ValueError):
     """The model cannot be expressed in the device's integers: names the tensor and why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaleChoice:
+    """How the scale of a tensor was chosen.
+
+    ``tensor``: as in :func:`~screc_sim.golden.float_twin.resume`, or a table's name. ``rule``: one
+    of :data:`~screc_sim.golden.scales.CANDIDATES`, or ``given``. ``range``: the largest real value
+    that has a code. ``peak``: the largest magnitude observed. ``error``: RMS error of the tensor's
+    values at that scale, as a share of their RMS. ``logit_errors``, where rules were compared: the
+    RMS change of the logits when this tensor alone is quantised, by rule, as a share of the logits'
+    standard deviation.
+    """
+
+    tensor: str
+    rule: str
+    range: float
+    peak: float
+    error: float
+    logit_errors: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """A quantised model, and how each of its scales was chosen."""
+
+    model: QuantModel
+    choices: tuple[ScaleChoice, ...]
 
 
 def calibrate(
@@ -64,7 +95,21 @@ def calibrate(
     clip: Clip = "mse",
     correct_bias: bool = True,
 ) -> QuantModel:
+    """Quantise a model; :func:`calibrate_reported` without the report."""
+    return calibrate_reported(shape, weights, sample, clip=clip, correct_bias=correct_bias).model
+
+
+def calibrate_reported(
+    shape: ModelShape,
+    weights: Weights,
+    sample: SampleBatch,
+    *,
+    clip: Clip = "auto",
+    correct_bias: bool = True,
+) -> Calibration:
     """Quantise a model, with the scales that suit a sample of its inputs.
+
+    Scales that come with the weights are kept; a layer all of whose scales are keeps its bias too.
 
     Parameters
     ----------
@@ -74,14 +119,11 @@ def calibrate(
         Samples to observe, a few thousand; all of them are held at once.
     clip
         How scales of activations and tables are chosen; see :data:`~screc_sim.golden.scales.Clip`.
-        With ``mse`` a channel's error counts by the energy of the weights that read it.
+        With ``mse`` a channel's error counts by the energy of the weights that read it. Tables take
+        ``mse`` with ``auto``.
     correct_bias
         Whether to give every channel the bias that makes its mean over the sample equal to the
         float one; rounding of weights and inputs shifts it otherwise.
-
-    Returns
-    -------
-    QuantModel
 
     Raises
     ------
@@ -90,23 +132,33 @@ def calibrate(
         table could exceed the width of their sums, the float model overflows, or two scales are too
         far apart for a requantise factor.
     ValueError
-        If the sample does not fit the model.
+        If the sample does not fit the model, or ``clip`` is unknown.
     """
+    if clip not in CLIPS:
+        raise ValueError(f"clip must be one of {', '.join(CLIPS)}, not {clip!r}")
     if not len(sample):
         raise CalibrationError("calibration needs at least one sample, the sample is empty")
     check_batch(shape, sample)
     # the pass over each table for its peak comes first: it finds values that are not finite
+    chosen: list[ScaleChoice] = []
     tables = tuple(
-        _table(shape, i, source, sample, clip) for i, source in enumerate(weights.tables)
+        _table(shape, weights, i, sample, "mse" if clip == "auto" else clip, chosen)
+        for i in range(len(weights.tables))
     )
     real = _real_stages(shape, weights, sample)
-    dense_scale = choose_scale([real["dense"]], INT8_MAX, clip, _energies(weights.bottom[:1]))
-    vector_scale, concat_scale = _interaction_scales(shape, weights, real, clip)
+    scales = _Scales(shape, weights, real, clip, chosen)
+    dense_scale, zero = 1.0, 0
+    if shape.dense:
+        zero = weights.scales.dense_zero if "dense" in weights.scales.tensors else 0
+        dense_scale = scales.choose("dense", [real["dense"]], weights.bottom[0], zero)
+    concat_scale = vector_scale = scales.choose("concat", [real["concat"]], weights.top[0])
+    if shape.interaction == "dot":
+        vector_scale = scales.choose("vectors", float_twin.vectors_of(shape, real))
 
     # the integer tensors of the sample are followed from stage to stage, for the biases' sake
-    x = quantise(sample.dense, dense_scale, INT8_MAX)
-    bottom_mlp = _Mlp(shape.bottom_layers, weights.bottom, "dense", dense_scale, vector_scale)
-    bottom, x = bottom_mlp.quantise(real, x, clip, correct_bias)
+    x = quantise(sample.dense, dense_scale, INT8_MAX, zero)
+    bottom_mlp = _Mlp(shape.bottom_layers, weights.bottom, "dense", dense_scale, vector_scale, zero)
+    bottom, x = bottom_mlp.quantise(real, x, scales, correct_bias)
     bag_ms = [
         _bag_factor(feature.name, tables[feature.table], vector_scale) for feature in shape.features
     ]
@@ -120,8 +172,8 @@ def calibrate(
     x = ops.interact(shape, vectors, copy_ms, pair_ms)
     logit_scale = 2.0**-LOGIT_FRACTION_BITS
     top_mlp = _Mlp(shape.top_layers, weights.top, "concat", concat_scale, logit_scale)
-    top, _ = top_mlp.quantise(real, x, clip, correct_bias)
-    return QuantModel(
+    top, _ = top_mlp.quantise(real, x, scales, correct_bias)
+    model = QuantModel(
         shape=shape,
         dense_scale=dense_scale,
         bottom=bottom,
@@ -133,7 +185,96 @@ def calibrate(
         pair_ms=pair_ms,
         concat_scale=concat_scale,
         top=top,
+        dense_zero=zero,
     )
+    return Calibration(model, tuple(chosen))
+
+
+def _rounded(
+    values: NDArray[Any], scale: float, limit: int = INT8_MAX, zero: int = 0
+) -> NDArray[Any]:
+    """Real values of the codes of a float tensor."""
+    codes = quantise(values, scale, limit, zero).astype(values.dtype)
+    return (codes - values.dtype.type(zero)) * values.dtype.type(scale)
+
+
+def _relative_error(values: Sequence[NDArray[Any]], rounded: Sequence[NDArray[Any]]) -> float:
+    """RMS error as a share of the values' RMS; 0 where all are 0."""
+    error = sum(
+        float(np.square(r - v, dtype=np.float64).sum())
+        for v, r in zip(values, rounded, strict=True)
+    )
+    power = sum(float(np.square(v, dtype=np.float64).sum()) for v in values)
+    return float(np.sqrt(error / power)) if power else 0.0
+
+
+def _peak(values: Sequence[NDArray[Any]]) -> float:
+    return max((float(np.abs(v).max()) for v in values if v.size), default=0.0)
+
+
+class _Scales:
+    """Chooses the scales of activations, and notes how.
+
+    ``real``: float tensors of the sample; ``chosen`` grows by a note per tensor; ``given``: tensors
+    whose scales came with the weights.
+    """
+
+    def __init__(
+        self,
+        shape: ModelShape,
+        weights: Weights,
+        real: dict[str, NDArray[Any]],
+        clip: Clip,
+        chosen: list[ScaleChoice],
+    ) -> None:
+        self._shape = shape
+        self._weights = weights
+        self._clip = clip
+        self._chosen = chosen
+        self._tried = {name: values[:SAMPLES_TRIED] for name, values in real.items()}
+        self.given = frozenset(weights.scales.tensors)
+        self._spread = float(np.std(self._tried["logit"], dtype=np.float64))
+
+    def choose(
+        self,
+        name: str,
+        values: Sequence[NDArray[Any]],
+        reader: FloatLinear | None = None,
+        zero: int = 0,
+    ) -> float:
+        """Real value of one code of tensor ``name``; ``reader``: the layer that it goes to."""
+        given = self._weights.scales.tensors.get(name)
+        importance = None if reader is None else [_energies(reader)]
+        errors: dict[str, float] = {}
+        if given is not None:
+            rule, scale = "given", given
+        elif self._clip != "auto":
+            rule, scale = self._clip, choose_scale(values, INT8_MAX, self._clip, importance)
+        else:
+            scales = {r: choose_scale(values, INT8_MAX, r, importance) for r in CANDIDATES}
+            tried = [v[:SAMPLES_TRIED] for v in values]
+            errors = {r: self._logit_error(name, tried, s) for r, s in scales.items()}
+            rule = min(CANDIDATES, key=lambda r: errors[r])
+            scale = scales[rule]
+        rounded = [_rounded(v, scale, zero=zero) for v in values]
+        self._chosen.append(
+            ScaleChoice(
+                name,
+                rule,
+                (INT8_MAX + abs(zero)) * scale,
+                _peak(values),
+                _relative_error(values, rounded),
+                errors,
+            )
+        )
+        return scale
+
+    def _logit_error(self, name: str, values: Sequence[NDArray[Any]], scale: float) -> float:
+        """RMS change of the logits when a tensor alone is quantised, over their deviation."""
+        rounded = [_rounded(v, scale) for v in values]
+        logits = float_twin.resume(self._shape, self._weights, self._tried, name, rounded)
+        error = np.subtract(logits, self._tried["logit"], dtype=np.float64)
+        return float(np.sqrt(np.mean(error**2)) / (self._spread or 1.0))
 
 
 def _real_stages(
@@ -153,9 +294,14 @@ def _real_stages(
 
 
 def _table(
-    shape: ModelShape, index: int, source: RowSource, sample: SampleBatch, clip: Clip
+    shape: ModelShape,
+    weights: Weights,
+    index: int,
+    sample: SampleBatch,
+    rule: str,
+    chosen: list[ScaleChoice],
 ) -> QuantTable:
-    table = shape.tables[index]
+    table, source = shape.tables[index], weights.tables[index]
     if table.format not in FORMATS:
         raise CalibrationError(
             f"table {table.name!r}: format must be one of {', '.join(FORMATS)}, "
@@ -166,8 +312,6 @@ def _table(
         _check_sums(table, source, peak)
         return QuantTable(source, table.format, ROWWISE_UNIT)
     limit = CODE_LIMITS[table.format]
-    if clip == "max" or peak == 0:
-        return QuantTable(source, table.format, peak / limit if peak else 1.0)
     read = [
         bags.ids
         for feature, bags in zip(shape.features, sample.bags, strict=True)
@@ -175,8 +319,17 @@ def _table(
     ]
     used = np.unique(np.concatenate(read)) if read else np.zeros(0, np.int64)
     spread = np.linspace(0, source.rows - 1, min(source.rows, ROWS_OBSERVED)).astype(np.int64)
-    ids = np.concatenate([used[:: 1 + len(used) // ROWS_OBSERVED], spread])
-    return QuantTable(source, table.format, choose_scale([source.fetch(ids)], limit, clip))
+    rows = [source.fetch(np.concatenate([used[:: 1 + len(used) // ROWS_OBSERVED], spread]))]
+    given = weights.scales.tables.get(index) if table.format == "int8" else None
+    if given is not None:
+        rule, scale = "given", given
+    elif rule == "minmax" or peak == 0:
+        scale = peak / limit if peak else 1.0
+    else:
+        scale = choose_scale(rows, limit, rule)
+    error = _relative_error(rows, [_rounded(rows[0], scale, limit)])
+    chosen.append(ScaleChoice(table.name, rule, limit * scale, peak, error))
+    return QuantTable(source, table.format, scale)
 
 
 def _check_sums(table: TableShape, source: RowSource, peak: float) -> None:
@@ -205,22 +358,9 @@ def _bag_factor(name: str, table: QuantTable, vector_scale: float) -> tuple[int,
     return _factor(factor, f"feature {name!r}")
 
 
-def _interaction_scales(
-    shape: ModelShape, weights: Weights, real: dict[str, NDArray[Any]], clip: Clip
-) -> tuple[float, float]:
-    """Scales of the interaction's input vectors and of the concatenated tensor."""
-    concat = choose_scale([real["concat"]], INT8_MAX, clip, _energies(weights.top[:1]))
-    if shape.interaction == "concat":
-        return concat, concat
-    vectors = [real[f"bag{f}"] for f in range(len(shape.features))]
-    if shape.dense:
-        vectors.append(real[shape.bottom_layers[-1].name])
-    return choose_scale(vectors, INT8_MAX, clip), concat
-
-
-def _energies(readers: Sequence[FloatLinear]) -> list[NDArray[np.float64]] | None:
+def _energies(reader: FloatLinear) -> NDArray[np.float64]:
     """Importance of a tensor's channels: the energy of the weights that read them."""
-    return [np.square(layer.weight, dtype=np.float64).sum(axis=0) for layer in readers] or None
+    return np.square(reader.weight, dtype=np.float64).sum(axis=0)
 
 
 def _factor(factor: float, what: str) -> tuple[int, int]:
@@ -237,32 +377,40 @@ def _factor(factor: float, what: str) -> tuple[int, int]:
 
 @dataclasses.dataclass(frozen=True)
 class _Mlp:
-    """An MLP to quantise: its layers, the stage that it reads, and the scales at both ends."""
+    """An MLP to quantise: its layers, the stage that it reads, and the scales at both ends.
+
+    ``zero``: code of a real 0 of what it reads.
+    """
 
     shapes: Sequence[LayerShape]
     layers: Sequence[FloatLinear]
     source: str
     scale_in: float
     scale_out: float
+    zero: int = 0
 
     def quantise(
-        self, real: dict[str, NDArray[Any]], x: NDArray[np.int8], clip: Clip, correct_bias: bool
+        self,
+        real: dict[str, NDArray[Any]],
+        x: NDArray[np.int8],
+        scales: _Scales,
+        correct_bias: bool,
     ) -> tuple[tuple[QuantLinear, ...], NDArray[np.int8]]:
         """Quantise layer by layer; also return what the hidden layers make of the codes ``x``."""
         done: list[QuantLinear] = []
-        source, scale = self.source, self.scale_in
+        source, scale, zero = self.source, self.scale_in, self.zero
+        given = self.source in scales.given
         for i, (shape, layer) in enumerate(zip(self.shapes, self.layers, strict=True)):
-            readers = self.layers[i + 1 : i + 2]
             after = self.scale_out
-            if readers:
-                after = choose_scale([real[shape.name]], INT8_MAX, clip, _energies(readers))
+            if i + 1 < len(self.layers):
+                after = scales.choose(shape.name, [real[shape.name]], self.layers[i + 1])
             means = None
-            if correct_bias:
+            if correct_bias and not (given and layer.scale is not None):
                 means = real[source].mean(axis=0, dtype=np.float64), x.mean(axis=0)
-            done.append(quantise_linear(shape, layer, scale, after, means))
+            done.append(quantise_linear(shape, layer, scale, after, means, zero))
             if shape.relu:  # all but the logit
                 x = ops.linear(done[-1], x, shape.name)
-            source, scale = shape.name, after
+            source, scale, zero, given = shape.name, after, 0, shape.name in scales.given
         return tuple(done), x
 
 
@@ -272,8 +420,11 @@ def quantise_linear(
     scale_in: float,
     scale_out: float,
     means: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+    zero: int = 0,
 ) -> QuantLinear:
     """Quantise one layer: symmetric weights per output channel, integer bias, requantisation.
+
+    Scales that a channel came with are kept, unless the accumulator could leave its width.
 
     Parameters
     ----------
@@ -284,6 +435,8 @@ def quantise_linear(
     means
         Mean over a sample of the float input and of the integer input, ``(k,)`` each: the bias is
         then such that the accumulator's mean is the float one's.
+    zero
+        Code of a real 0 of its input: the bias takes off what it adds.
 
     Returns
     -------
@@ -301,9 +454,11 @@ def quantise_linear(
     step = np.abs(real_weight).max(axis=1, initial=0.0) / INT8_MAX
     bias_only = np.abs(real_bias) / scale_in / (1 << BIAS_ONLY_LOG2)
     step = np.where(step > 0, step, np.where(bias_only > 0, bias_only, 1.0))
+    if layer.scale is not None:
+        step = np.where(layer.scale > 0, layer.scale, step)
     while True:
         weight = np.rint(real_weight / step[:, None])
-        bias = np.rint(real_bias / (scale_in * step))
+        bias = np.rint(real_bias / (scale_in * step)) - zero * weight.sum(axis=1)
         swing = INT8_MAX * np.abs(weight).sum(axis=1)
         worst = swing + np.abs(bias)
         if (worst < bound).all():

@@ -23,21 +23,27 @@ CODE_LIMITS = {"int8": INT8_MAX, "int4": 7}
 FORMATS = (*CODE_LIMITS, *ROWWISE_LIMITS)
 """Every format of a table's rows."""
 
-FILE_VERSION = 2
+FILE_VERSION = 3
 """Version of the ``.npz`` layout of :meth:`QuantModel.save`."""
 
 COMPONENTS_AT_ONCE = 1 << 16
 """Components quantised at a time: the temporaries of a :class:`QuantTable` stay in cache."""
 
 
-def quantise(values: NDArray[np.float32], scale: float, limit: int) -> NDArray[np.int8]:
-    """Codes of real values: values / scale to the nearest integer within ±limit, half up.
+def quantise(
+    values: NDArray[np.float32], scale: float, limit: int, zero: int = 0
+) -> NDArray[np.int8]:
+    """Codes of real values: values / scale to the nearest integer plus ``zero``, within ±limit.
+
+    Half rounds up.
 
     The quotient is float32, so the codes are the same on every machine.
     """
     scaled = np.divide(values, np.float32(scale), dtype=np.float32)
     scaled += np.float32(0.5)
     np.floor(scaled, out=scaled)
+    if zero:
+        scaled += np.float32(zero)
     return np.clip(scaled, -limit, limit, out=scaled).astype(np.int8)
 
 
@@ -248,8 +254,10 @@ class QuantTable:
 class QuantModel:
     """A whole quantised DLRM.
 
-    ``dense_scale``: real value of one dense code. ``bag_m``/``bag_s`` per feature: pooled codes to
-    the interaction's scale. ``vector_scale``: one code of the interaction's input vectors.
+    ``dense_scale``: real value of one dense code; ``dense_zero``: code of a dense feature of 0,
+    whose share of the accumulators the first biases take off. ``bag_m``/``bag_s`` per feature:
+    pooled codes to the interaction's scale. ``vector_scale``: one code of the interaction's input
+    vectors.
     ``copy_ms``: bottom output (``dot``) or every vector (``concat``: identity) to the concatenated
     tensor; ``pair_ms``: Gram entries to it. ``concat_scale``: one code of the concatenated tensor.
     """
@@ -265,6 +273,7 @@ class QuantModel:
     pair_ms: tuple[int, int]
     concat_scale: float
     top: tuple[QuantLinear, ...]
+    dense_zero: int = 0
 
     @property
     def logit_scale(self) -> float:
@@ -310,13 +319,14 @@ class QuantModel:
 
     def quantise_dense(self, dense: NDArray[np.float32]) -> NDArray[np.int8]:
         """Dense features as int8 codes ``(n, dense)``, what the host sends; half rounds up."""
-        return quantise(dense, self.dense_scale, INT8_MAX)
+        return quantise(dense, self.dense_scale, INT8_MAX, self.dense_zero)
 
     def save(self, path: Path) -> None:
         """Write every integer and scale, but no table rows, as one ``.npz`` without pickle."""
         arrays: dict[str, Any] = {
             "version": np.int64(FILE_VERSION),
             "dense_scale": np.float64(self.dense_scale),
+            "dense_zero": np.int64(self.dense_zero),
             "vector_scale": np.float64(self.vector_scale),
             "concat_scale": np.float64(self.concat_scale),
             "copy_ms": np.array(self.copy_ms, np.int64),
@@ -378,6 +388,7 @@ class QuantModel:
             return cls(
                 shape=shape,
                 dense_scale=float(read("dense_scale", (), np.float64)),
+                dense_zero=int(read("dense_zero", (), np.int64)),
                 bottom=tuple(read.layer(layer) for layer in shape.bottom_layers),
                 tables=tuple(
                     read.table(i, QuantTable(source, table.format, float(scale)), fraction, orders)

@@ -8,22 +8,28 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-Clip = Literal["mse", "max", "percentile"]
-"""``max``: nothing observed is clipped. ``percentile``: all but PERCENTILE % are inside.
-``mse``: the clip of least squared error, rounding and clipping together."""
+Clip = Literal["auto", "minmax", "percentile", "mse"]
+"""``minmax``: nothing observed is clipped. ``percentile``: all but 0.01 % are inside.
+``mse``: the clip of least squared error, rounding and clipping together. ``auto``: the one of
+:data:`CANDIDATES` that moves the model's logits least, chosen tensor by tensor."""
 
 CLIPS: tuple[str, ...] = get_args(Clip)
 
 PERCENTILE = 99.99
 
+CANDIDATES = ("mse", "minmax", "percentile", "percentile 99.9")
+"""Rules that ``auto`` tries, in the order that settles a tie."""
+
+_PERCENTILES = {"percentile": PERCENTILE, "percentile 99.9": 99.9}
+
 _BINS = 1 << 15
-_CANDIDATES = np.geomspace(0.05, 1.0, 96)
+_CLIPS_TRIED = np.geomspace(0.05, 1.0, 96)
 
 
 def choose_scale(
     values: Sequence[NDArray[np.floating]],
     limit: int,
-    clip: Clip = "mse",
+    rule: str = "mse",
     importance: Sequence[NDArray[np.floating]] | None = None,
 ) -> float:
     """Choose the real value of one code for tensors that share a scale.
@@ -34,8 +40,8 @@ def choose_scale(
         Observations, each ``(n, channels)``.
     limit
         Largest code, symmetric.
-    clip
-        The rule; see :data:`Clip`.
+    rule
+        One of :data:`CANDIDATES`.
     importance
         Per tensor, weight of a channel's squared error, ``(channels,)``; equal where None. Only
         ``mse`` uses it.
@@ -48,17 +54,17 @@ def choose_scale(
     Raises
     ------
     ValueError
-        If ``clip`` is unknown.
+        If ``rule`` is unknown.
     """
-    if clip not in CLIPS:
-        raise ValueError(f"clip must be one of {', '.join(CLIPS)}, not {clip!r}")
+    if rule not in CANDIDATES:
+        raise ValueError(f"rule must be one of {', '.join(CANDIDATES)}, not {rule!r}")
     peak = max((float(np.abs(v).max()) for v in values if v.size), default=0.0)
     if peak == 0:
         return 1.0
-    if clip == "percentile":
+    if rule in _PERCENTILES:
         magnitudes = np.abs(np.concatenate([v.ravel() for v in values]))
-        return float(np.percentile(magnitudes, PERCENTILE) or peak) / limit
-    if clip == "max":
+        return float(np.percentile(magnitudes, _PERCENTILES[rule]) or peak) / limit
+    if rule == "minmax":
         return peak / limit
     mass = np.zeros(_BINS)
     for i, v in enumerate(values):
@@ -66,7 +72,7 @@ def choose_scale(
         mass += np.histogram(np.abs(v).ravel(), _BINS, (0.0, peak), weights=weight)[0]
     mass[0] = 0.0  # zeros, above all: they are exact at every scale
     centres = (np.arange(_BINS) + 0.5) * (peak / _BINS)
-    steps = peak * _CANDIDATES / limit
+    steps = peak * _CLIPS_TRIED / limit
     errors = []
     for step in steps:
         off = centres - np.minimum(np.round(centres / step), limit) * step

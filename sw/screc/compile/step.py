@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from screc import files
 from screc.compile.images import read_onchip, write_table_images
@@ -18,8 +20,12 @@ from screc.plan.schema import read_plan
 from screc.remap import TableRemap
 from screc.stats import TableStats, read_stats
 from screc.weights import load_weights
-from screc_sim.golden.calibrate import CalibrationError, calibrate
-from screc_sim.golden.quant import QuantModel
+from screc_sim.golden.calibrate import (
+    Calibration,
+    CalibrationError,
+    ScaleChoice,
+    calibrate_reported,
+)
 
 CALIBRATION_SAMPLES = 4096
 """Samples of the profile part that set the scales."""
@@ -36,7 +42,8 @@ def write_images(ctx: Context) -> None:
     plan = read_plan(ctx.out / "plan.json")
     params = device_params(plan, ctx.shape)
     layout = make_layout(plan.devices[0], ctx.shape, params)
-    model = quantise(ctx)
+    calibration = quantise(ctx)
+    model = calibration.model
     stats = read_stats(ctx.out / "stats.parquet")
     with files.atomic_folder(ctx.out / "images") as folder:
         remaps = write_remaps(stats, folder / "remap")
@@ -49,11 +56,11 @@ def write_images(ctx: Context) -> None:
             write_table_images(folder, layout, model.tables, remaps, bar.advance)
         queue = load_queue(model, params, layout, read_onchip(folder, layout))
         (folder / "load.bin").write_bytes(queue.data)
-        _write_manifest(ctx, folder, queue.blocks)
+        _write_manifest(ctx, folder, queue.blocks, calibration.choices)
 
 
-def quantise(ctx: Context) -> QuantModel:
-    """Quantise the model on samples of the profile part of the log.
+def quantise(ctx: Context) -> Calibration:
+    """Quantise the model on samples of the profile part of the log, as ``[model]`` asks.
 
     Raises
     ------
@@ -64,7 +71,7 @@ def quantise(ctx: Context) -> QuantModel:
     log = open_log(ctx.config.log, ctx.shape, seed=ctx.config.model.seed)
     sample = log.profile().take(CALIBRATION_SAMPLES)
     try:
-        return calibrate(ctx.shape, weights, sample)
+        return calibrate_reported(ctx.shape, weights, sample, clip=ctx.config.model.calibration)
     except CalibrationError as error:
         raise ConfigError(str(error), field="model.weights") from error
     except ValueError as error:
@@ -82,8 +89,10 @@ def write_remaps(stats: Sequence[TableStats], folder: Path) -> list[TableRemap]:
     return remaps
 
 
-def _write_manifest(ctx: Context, folder: Path, load_blocks: int) -> None:
-    """Write the size and hash of every file."""
+def _write_manifest(
+    ctx: Context, folder: Path, load_blocks: int, choices: Sequence[ScaleChoice]
+) -> None:
+    """Write the size and hash of every file, and how scales were chosen."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     entries = {}
     with ctx.progress("hashing", len(paths)) as bar:
@@ -93,5 +102,22 @@ def _write_manifest(ctx: Context, folder: Path, load_blocks: int) -> None:
                 "sha256": files.sha256_file(path),
             }
             bar.advance()
-    manifest = {"layout_version": LAYOUT_VERSION, "load_blocks": load_blocks, "files": entries}
+    manifest = {
+        "layout_version": LAYOUT_VERSION,
+        "load_blocks": load_blocks,
+        "calibration": [_rounded(dataclasses.asdict(choice)) for choice in choices],
+        "files": entries,
+    }
     files.write_json(folder / "manifest.json", manifest)
+
+
+def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+    """Round floats to four digits: further ones depend on the order in which BLAS adds."""
+    return {
+        key: _rounded(value)
+        if isinstance(value, dict)
+        else float(f"{value:.4g}")
+        if isinstance(value, float)
+        else value
+        for key, value in values.items()
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,16 +13,20 @@ import tomli_w
 from numpy.typing import NDArray
 
 from screc import files
+from screc.errors import ConfigError
 from screc.importers.checkpoint import Tensor, read_checkpoint
 from screc.importers.packed import Rounding, converted_rows
 from screc.importers.structure import FLOAT, Hints, ImportedTable, Structure, find_structure
 from screc.models import parse_model, to_shape
 from screc.weights import PACKED_TYPE, check_finite, table_tensor, to_float32
+from screc_hw.model import ModelShape
 
 MODEL_FILE, WEIGHTS_FILE, REPORT_FILE = "model.toml", "weights.safetensors", "import.json"
 
 CHUNK_BYTES = 16 << 20
 """Bytes of a float tensor written at a time."""
+
+ONNX_SUFFIX = ".onnx"
 
 HEADER_STEP = 8
 """safetensors: the header ends at a multiple of this."""
@@ -40,7 +44,7 @@ class _Written:
 
 
 def import_checkpoint(checkpoint: Path, folder: Path, hints: Hints | None = None) -> dict[str, Any]:
-    """Write ``model.toml``, ``weights.safetensors`` and ``import.json`` of a checkpoint.
+    """Write ``model.toml``, ``weights.safetensors`` and ``import.json`` of a trained model.
 
     Float tables stay floats. Packed rows keep codes, scales and biases, but those with an fp32 tail
     are rounded to fp16: ``error_bound`` of such a table is the largest error of a component.
@@ -48,11 +52,12 @@ def import_checkpoint(checkpoint: Path, folder: Path, hints: Hints | None = None
     Parameters
     ----------
     checkpoint
-        A safetensors file, or a PyTorch state dict of facebookresearch/dlrm's names.
+        A safetensors file, or a PyTorch state dict of facebookresearch/dlrm's names; or an ONNX
+        model, whose name ends in ``.onnx``.
     folder
         Where to write; made where it does not exist.
     hints
-        What decides between models that the shapes allow alike.
+        What decides between models that the shapes of a checkpoint allow alike.
 
     Returns
     -------
@@ -62,10 +67,12 @@ def import_checkpoint(checkpoint: Path, folder: Path, hints: Hints | None = None
     Raises
     ------
     ConfigError
-        If the checkpoint is no such model; names file and tensor.
+        If the checkpoint is no such model; names file and tensor or node.
     ToolchainError
         If PyTorch is needed and not installed.
     """
+    if checkpoint.suffix.lower() == ONNX_SUFFIX:
+        return _import_onnx(checkpoint, folder, hints or Hints())
     found = find_structure(checkpoint, read_checkpoint(checkpoint), hints or Hints())
     model = _model(checkpoint.stem, found)
     shape = to_shape(parse_model(model, folder / MODEL_FILE))
@@ -77,9 +84,42 @@ def import_checkpoint(checkpoint: Path, folder: Path, hints: Hints | None = None
             for i, (table, rounding) in enumerate(zip(found.tables, roundings, strict=True))
         ),
     ]
+    _write(folder, model, tensors)
+    stored = [one.tensor.type if one.format == FLOAT else one.format for one in found.tables]
+    bounds = [rounding.bound for rounding in roundings]
+    return _report(checkpoint, folder, model, shape, stored, bounds, {})
+
+
+def _import_onnx(path: Path, folder: Path, hints: Hints) -> dict[str, Any]:
+    from screc.importers.onnx_step import read_onnx  # takes a while to import
+
+    for option, value in dataclasses.asdict(hints).items():
+        if value is not None:
+            raise ConfigError(f"--{option} {value} is for checkpoints; a graph says it", path=path)
+    model, found, further = read_onnx(path)
+    shape = to_shape(parse_model(model, folder / MODEL_FILE))
+    _write(folder, model, [_float(path, tensor.name, tensor) for tensor in found])
+    stored = further.pop("stored")
+    return _report(path, folder, model, shape, stored, [0.0] * len(stored), further)
+
+
+def _write(folder: Path, model: dict[str, Any], tensors: list[_Written]) -> None:
+    """Write weights, then the model that they are of."""
     with files.atomic_file(folder / WEIGHTS_FILE) as path, path.open("wb") as stream:
         _write_safetensors(stream, tensors)
     files.write_text(folder / MODEL_FILE, tomli_w.dumps(model))
+
+
+def _report(
+    checkpoint: Path,
+    folder: Path,
+    model: dict[str, Any],
+    shape: ModelShape,
+    stored: Sequence[str],
+    bounds: Sequence[float],
+    further: dict[str, Any],
+) -> dict[str, Any]:
+    """Write what was imported: ``stored``: how the file has each table; ``bounds``: errors."""
     report = {
         "checkpoint": str(checkpoint),
         "model": str(folder / MODEL_FILE),
@@ -90,12 +130,13 @@ def import_checkpoint(checkpoint: Path, folder: Path, hints: Hints | None = None
                 "name": size.name,
                 "rows": size.rows,
                 "dim": size.dim,
-                "stored": table.tensor.type if table.format == FLOAT else table.format,
+                "stored": type_,
                 "format": size.format,
-                "error_bound": rounding.bound,
+                "error_bound": bound,
             }
-            for size, table, rounding in zip(shape.tables, found.tables, roundings, strict=True)
+            for size, type_, bound in zip(shape.tables, stored, bounds, strict=True)
         ],
+        **further,
     }
     files.write_json(folder / REPORT_FILE, report)
     return report

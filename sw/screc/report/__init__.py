@@ -23,7 +23,8 @@ def run(ctx: Context) -> None:
     simulation = files.read_json(ctx.out / "simulation.json")
     design = files.read_json(ctx.out / "rtl" / "design.json")
     device = resolve_device(ctx.config.device[0])
-    summary = summarise(ctx.shape, plan, device, design, simulation)
+    manifest = files.read_json(ctx.out / "images" / "manifest.json")
+    summary = summarise(ctx.shape, plan, device, design, simulation, manifest["calibration"])
     stats = read_stats(ctx.out / "stats.parquet")
     page = render(
         summary=summary,

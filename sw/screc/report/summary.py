@@ -24,6 +24,7 @@ KINDS = {
     "plan_gap": "proven: distance of the plan's value to the solver's bound",
     "auc_float": "measured on the simulated samples",
     "auc_device": "measured on the simulated samples",
+    "calibration": "measured on the samples that scales were chosen on",
 }
 """What each figure is: measured, an estimate, a target or a projection."""
 
@@ -34,6 +35,7 @@ def summarise(
     device: DeviceSpec,
     design: dict[str, Any],
     simulation: dict[str, Any],
+    calibration: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """Return the content of ``summary.json``.
 
@@ -43,6 +45,8 @@ def summarise(
         Model, plan and the device it is for.
     design, simulation
         Content of ``rtl/design.json`` and ``simulation.json``.
+    calibration
+        How every scale was chosen, of ``images/manifest.json``.
     """
     params = DeviceParams.from_dict(design["params"])
     samples = simulation["samples"]
@@ -88,6 +92,7 @@ def summarise(
         ),
         "auc_float": simulation["accuracy"]["auc_float"],
         "auc_device": simulation["accuracy"]["auc_device"],
+        "calibration": calibration,
         "probability_error": simulation["accuracy"]["probability_error"],
         "resources": {key: design["resources"][key] for key in RESOURCES},
         "kinds": KINDS,

@@ -1,8 +1,9 @@
-"""What tensor-train tables and their integers cost in accuracy, measured on held-out samples."""
+"""What integers and tensor-train tables cost in accuracy, measured on held-out samples."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -21,6 +22,7 @@ from screc_sim.golden import model as golden
 from screc_sim.golden.calibrate import calibrate
 from screc_sim.golden.metrics import auc, bootstrap_auc
 from screc_sim.golden.quant import TtRange
+from screc_sim.golden.scales import Clip
 from screc_sim.samples import Bags, SampleBatch, concatenate
 
 CALIBRATION_SAMPLES = 4096
@@ -30,7 +32,10 @@ RESAMPLES = 2000
 """Draws of the bootstrap."""
 
 MODELS = ("float dense", "float TT", "device TT")
-"""The models compared, in order."""
+"""The models that :func:`compare` compares, in order."""
+
+INTEGER_MODELS = ("float", "device")
+"""Those of :func:`compare_integers`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,11 +81,13 @@ class Interval:
 class Comparison:
     """Scores of held-out samples.
 
-    ``labels`` ``(n,)``; ``scores`` float64 ``(seeds, 3, n)`` by the models of :data:`MODELS`;
-    ``resampled`` float64 ``(resamples, seeds, 3)``: AUCs of the bootstrap.
+    ``models``: what is compared; each but the first is set against the one before it. ``labels``
+    ``(n,)``; ``scores`` float64 ``(seeds, models, n)``; ``resampled`` float64 ``(resamples, seeds,
+    models)``: AUCs of the bootstrap.
     """
 
-    experiment: Experiment
+    name: str
+    models: tuple[str, ...]
     seeds: tuple[int, ...]
     labels: NDArray[np.float32]
     scores: NDArray[np.float64]
@@ -88,7 +95,7 @@ class Comparison:
 
     @property
     def aucs(self) -> NDArray[np.float64]:
-        """AUC of every seed and model, ``(seeds, 3)``."""
+        """AUC of every seed and model, ``(seeds, models)``."""
         return np.array([[auc(self.labels, s) for s in of_seed] for of_seed in self.scores])
 
     def difference(self, model: int, other: int, seed: int | None = None) -> Interval:
@@ -103,8 +110,9 @@ class Comparison:
 
     def table(self) -> Table:
         """Return the figures as a table for people: every seed, then the mean."""
-        made = Table(title=f"{self.experiment.name}: AUC of {len(self.labels)} held-out samples")
-        for column in ("seed", *MODELS, "float TT - dense", "device TT - float TT"):
+        made = Table(title=f"{self.name}: AUC of {len(self.labels)} held-out samples")
+        pairs = list(itertools.pairwise(self.models))
+        for column in ("seed", *self.models, *(f"{after} - {before}" for before, after in pairs)):
             made.add_column(column, justify="right", no_wrap=True)
         aucs = self.aucs
         for i, name in [*enumerate(map(str, self.seeds)), (None, "mean")]:
@@ -112,8 +120,7 @@ class Comparison:
             made.add_row(
                 name,
                 *(f"{value:.5f}" for value in shown),
-                str(self.difference(1, 0, i)),
-                str(self.difference(2, 1, i)),
+                *(str(self.difference(after, after - 1, i)) for after in range(1, len(aucs[0]))),
             )
         return made
 
@@ -147,16 +154,70 @@ def compare(
     if held_out.labels is None:
         raise ValueError("a comparison needs labels, the held-out samples have none")
     found = [_scores(experiment, train, held_out, seed) for seed in seeds]
-    scores = np.stack(found)
-    flat = scores.reshape(-1, len(held_out))
-    resampled = bootstrap_auc(held_out.labels, flat, resamples)
-    return Comparison(
-        experiment,
-        tuple(seeds),
-        held_out.labels,
-        scores,
-        resampled.reshape(resamples, *scores.shape[:2]),
-    )
+    return compared(experiment.name, MODELS, seeds, held_out.labels, np.stack(found), resamples)
+
+
+def compare_integers(
+    name: str,
+    shape: ModelShape,
+    recipe: Recipe,
+    train: SampleBatch,
+    held_out: SampleBatch,
+    seeds: Sequence[int],
+    clip: Clip = "auto",
+) -> tuple[Comparison, list[Dlrm]]:
+    """Train a dense model per seed, quantise it, and score the same held-out samples with both.
+
+    Parameters
+    ----------
+    name
+        For people.
+    shape, recipe
+        The model, and how it is trained.
+    train, held_out
+        Samples with labels.
+    seeds
+        Seeds of parameters and of the order of samples.
+    clip
+        How scales are chosen, on the first samples of ``train``.
+
+    Returns
+    -------
+    tuple
+        The comparison, by the models of :data:`INTEGER_MODELS`, and the trained models.
+
+    Raises
+    ------
+    ValueError
+        If samples do not fit the model or have no labels.
+    """
+    if held_out.labels is None:
+        raise ValueError("a comparison needs labels, the held-out samples have none")
+    models, scores = [], []
+    for seed in seeds:
+        model = Dlrm(shape, std=recipe.std, seed=seed)
+        fit(model, train, recipe, seed)
+        calibration = train.slice(0, CALIBRATION_SAMPLES)
+        exact = calibrate(shape, model.weights(), calibration, clip=clip)
+        device = golden.run(exact, held_out).logit.astype(np.float64)
+        scores.append(np.stack([model.logits(held_out), device]))
+        models.append(model)
+    found = compared(name, INTEGER_MODELS, seeds, held_out.labels, np.stack(scores))
+    return found, models
+
+
+def compared(
+    name: str,
+    models: Sequence[str],
+    seeds: Sequence[int],
+    labels: NDArray[np.float32],
+    scores: NDArray[np.float64],
+    resamples: int = RESAMPLES,
+) -> Comparison:
+    """Set the scores ``(seeds, models, n)`` of held-out samples against each other, paired."""
+    drawn = bootstrap_auc(labels, scores.reshape(-1, len(labels)), resamples)
+    resampled = drawn.reshape(resamples, *scores.shape[:2])
+    return Comparison(name, tuple(models), tuple(seeds), labels, scores, resampled)
 
 
 def _scores(

@@ -117,7 +117,7 @@ def try_tables(ctx: Context, stats: Sequence[TableStats]) -> list[TtTrial]:
     """
     wish = ctx.config.analyze
     tables = chosen_tables(ctx.shape, wish.tt_tables)
-    model = quantise(ctx)
+    model = quantise(ctx).model
     log = open_log(ctx.config.log, ctx.shape, seed=ctx.config.model.seed)
     batch = log.holdout().take(wish.tt_samples)
     exact = _auc(model, batch)
