@@ -23,10 +23,10 @@ ENTRY_BITS = 54
 """Bits of a requantise entry."""
 
 PROGRAM_BITS = (64, 48, 64)
-"""Bits of an operation's words that may be read; the memories are trimmed to those that are."""
+"""Bits of an operation's words that are fields."""
 
 SHIFTED_FROM = 3
-"""Cycles from which on a delay of bits is a shift register."""
+"""Registers from which on a delay is a shift register."""
 
 
 class _Cost:
@@ -162,14 +162,15 @@ class _Cost:
         """Vectors, the one that is held, delays of the elements, chain, requantiser."""
         p = self._p
         held = memory_blocks(max(2, -(-p.max_dim // CHAIN)), WORD_BITS)
-        # element k waits k cycles: one register or two, then shift registers, which take in the
-        # held word's own register
-        waits = CODE_BITS * (1 + 2) + CODE_BITS * (1 + 2)
-        shifted = CODE_BITS * (CHAIN - SHIFTED_FROM + CHAIN - SHIFTED_FROM + 1)
+        # element k of either word waits k cycles behind a register; from three registers on they
+        # are a shift register
+        waits = 2 * CODE_BITS * (1 + 2)
+        shifted = 2 * CODE_BITS * (CHAIN - SHIFTED_FROM + 1)
+        masked = WORD_BITS - CODE_BITS  # components beyond a vector
         return (
             _banked(WORD_BITS, p.unit_words, CHAIN)
             + held
-            + registers(WORD_BITS + waits + p.acc_bits + 14, shifted + p.acc_bits + 8)
+            + registers(WORD_BITS + waits + p.acc_bits + 14, shifted + masked + p.acc_bits + 8)
             + _requantiser(p.acc_bits, CODE_BITS)
             + Resources(dsp=CHAIN)
         )
