@@ -41,9 +41,9 @@ CORES = {
     "tight, dot": core_params(TINY_DOT, rows=2, columns=8, lanes=4, slots=2),
     "tight, concat": core_params(TINY_CONCAT, rows=2, columns=64, lanes=4, slots=2),
     "without dot": roomy(rows=4, columns=16, lanes=16, dot=False),
-    "middle": roomy(rows=8, columns=32, lanes=8, slots=4, pair_units=4, max_fanout=2),
+    "middle": roomy(rows=8, columns=32, lanes=8, slots=4, pair_units=4, max_fanout=8),
     "wide": roomy(rows=2, columns=64, lanes=128, slots=2, pair_units=2),
-    "tall": roomy(rows=32, columns=16, lanes=32, slots=3, pair_units=2, max_fanout=4),
+    "tall": roomy(rows=32, columns=16, lanes=32, slots=3, pair_units=2, max_fanout=8),
 }
 
 

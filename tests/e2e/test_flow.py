@@ -160,6 +160,34 @@ def test_small_model_is_bit_exact(case, model, simulator):
 
 
 @pytest.mark.cosim
+@pytest.mark.cosim
+@pytest.mark.slow
+def test_weights_of_four_bits_are_bit_exact(case):
+    (case / "model.toml").write_text('mlp_format = "int4"' + DOT)
+    summary = run(case / "config.toml", case / "out", target="report")
+    assert summary["bit_exact"] is True
+    page = (case / "out" / "report.html").read_text()
+    assert "<svg" in page
+
+
+@pytest.mark.cosim
+@pytest.mark.slow
+def test_streamed_weights_are_bit_exact_and_shared(case):
+    out = case / "out"
+    summary = run(case / "config.toml", out, 'plan.cores.weights="stream"')
+    assert summary["bit_exact"] is True
+    plan = json.loads((out / "plan.json").read_text())
+    assert plan["devices"][0]["weights"] == "stream"
+    simulation = json.loads((out / "simulation.json").read_text())
+    (counters,) = simulation["counters"]["compute"]
+    layout = json.loads((out / "images" / "layout.json").read_text())
+    (core,) = layout["cores"]
+    passes = counters["weight_beats"] * 64 / core["weight_bytes"]
+    sub_batches = 40 / 8
+    assert 1 <= passes < sub_batches
+    assert summary["bound_cycles_per_sample"] <= summary["cycles_per_sample"]
+
+
 def test_two_plans_give_the_same_bits(case):
     one = case / "one"
     two = case / "two"

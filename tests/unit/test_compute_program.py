@@ -55,8 +55,19 @@ def params_of(model, lanes, columns=32):
     return core_params(model, rows=4, columns=columns, lanes=lanes)
 
 
-def linears(model, params):
-    return [op for op in layer_program(model, params) if op["operation"] == Operation.LINEAR]
+def parts(model, params):
+    """Return number of the layer, its first output and fields of every LINEAR.
+
+    A long layer may be several, all but the first ``independent`` of the one before.
+    """
+    number, first, found = -1, 0, []
+    for op in layer_program(model, params):
+        if op["operation"] == Operation.LINEAR:
+            if not op.get("independent"):
+                number, first = number + 1, 0
+            found.append((number, first, op))
+            first += op["n"]
+    return found
 
 
 @pytest.mark.parametrize("columns", [8, 16, 32, 64])
@@ -71,8 +82,8 @@ def test_every_weight_is_where_its_step_reads_it(model, lanes, columns):
     codes = image.view(np.int8).reshape(-1, 8)
     start, bottom = concat_parts(model)[0], model.bottom[-1] if model.dense else 0
     seen = np.zeros(codes.shape, bool)
-    for number, op in enumerate(linears(model, params)):
-        weight = weights[number]
+    for number, first, op in parts(model, params):
+        weight = weights[number][first:]
         links = -(-op["k"] // 8)
         for n in range(op["n"]):
             group, out = divmod(n, params.outs)
@@ -103,9 +114,10 @@ def test_operations_read_what_was_written_and_overwrite_nothing_that_is_needed(m
         base = 8 * regions.concat + start
         memory |= {base + i: ("concat", start + i) for i in range(rest)}
     program = layer_program(model, params)
-    assert len(program) == params.program_length - concat
-    layers = iter(enumerate([*model.bottom_layers, *model.top_layers]))
-    before = "dense"
+    assert len(program) <= params.program_length
+    layers = [*model.bottom_layers, *model.top_layers]
+    linears = iter(parts(model, params))
+    name = before = "dense"
     for op in program:
         if op["operation"] == Operation.DOT:
             assert op["wait_features"]
@@ -114,11 +126,11 @@ def test_operations_read_what_was_written_and_overwrite_nothing_that_is_needed(m
             assert op["destination_base"] == 8 * regions.concat + start
             memory |= {op["destination_base"] + i: ("concat", start + i) for i in range(rest)}
             continue
-        number, layer = next(layers)
-        first_top = number == len(model.bottom_layers)
-        if first_top:
-            before = "concat"
-            assert op["wait_features"]
+        number, first, _ = next(linears)
+        layer = layers[number]
+        if first == 0:
+            before = "concat" if number == len(model.bottom_layers) else name
+        assert op["wait_features"] == (number == len(model.bottom_layers))
         read = [memory.get(8 * op["source_base"] + i) for i in range(op["k"])]
         assert read == [(before, i) for i in range(op["k"])]
         assert (op["source"] == Source.DENSE) == (before == "dense")
@@ -138,11 +150,10 @@ def test_operations_read_what_was_written_and_overwrite_nothing_that_is_needed(m
             at = 8 * op["destination_base"] + i
             # neither the input of this very layer, nor bags of the sub-batch
             assert at not in range(8 * op["source_base"], 8 * op["source_base"] + op["k"])
-            if name != "concat" or i >= start:
+            if name != "concat" or first + i >= start:
                 assert memory.get(at, ("",))[0] not in ("concat", "dense")
-            memory[at] = (name, i)
+            memory[at] = (name, first + i)
         assert max(memory) < 8 * params.activation_words
-        before = name
     assert op.get("last") == 1
 
 
@@ -151,13 +162,16 @@ def test_entries_and_steps_follow_each_other(model, lanes):
     params = params_of(model, lanes)
     steps = entries = 0
     inputs, outputs = padded_inputs(model), padded_outputs(model)
-    for number, op in enumerate(linears(model, params)):
-        if number == len(model.bottom_layers):
+    done = {}
+    for number, first, op in parts(model, params):
+        if number == len(model.bottom_layers) and first == 0:
             entries += 2  # of the copy and the pairs
-        assert (op["k"], op["n"]) == (inputs[number], outputs[number])
+        done[number] = first + op["n"]
+        assert op["k"] == inputs[number]
         assert (op["weight_base"], op["requantise_base"]) == (steps, entries)
         steps += -(-op["k"] // 8) * -(-op["n"] // params.outs)
         entries += op["n"]
+    assert [*done.values()] == outputs
     assert steps == sum(weight_steps(model, params.outs)) == params.weight_steps
     assert entries == entry_count(model) == params.requantise_words
     pairs = [op for op in layer_program(model, params) if op["operation"] == Operation.DOT]

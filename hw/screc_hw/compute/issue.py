@@ -117,7 +117,7 @@ class Issue(wiring.Component):
                     step.activation.eq(home),
                     left.eq(left - p.outs),
                     # at least as many cycles as the *next* group has outputs
-                    spare.eq(Mux(left < 2 * p.outs, left[: len(spare)], p.outs - 1)),
+                    spare.eq(Mux(left < 2 * p.outs, (left - p.outs)[: len(spare)], p.outs - 1)),
                     active.eq(~final),
                 ]
         with m.If(start):

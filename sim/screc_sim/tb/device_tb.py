@@ -44,7 +44,7 @@ UNITS = ("array", "pairs")
 """Of a compute core, in the order of ``compute.layouts.schedule_layout``."""
 
 MEMORY_COUNTERS = ("range_errors", "lookups", "beats", "stalls")
-COMPUTE_COUNTERS = ("busy", "active", "waiting")
+COMPUTE_COUNTERS = ("busy", "active", "waiting", "weight_beats")
 
 
 class Bench:
