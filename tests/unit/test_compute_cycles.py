@@ -5,9 +5,9 @@ import itertools
 import pytest
 
 from screc.models import preset_shape
-from screc_hw.compute.params import PART_STEPS, ComputeParams
+from screc_hw.compute.params import ComputeParams
 from screc_hw.compute.program import layer_program, program_words
-from screc_hw.compute.tensors import padded_inputs, padded_outputs
+from screc_hw.compute.tensors import PART_STEPS, chunks, padded_inputs, padded_outputs
 from screc_hw.protocol import LAYER_WORDS, Destination, Operation
 from tests.support.compute import core_params, model_shape
 
@@ -58,7 +58,9 @@ def test_what_is_turned_or_given_out_stays_whole():
     program = layer_program(model, params)
     whole = [op for op in program if op.get("destination") != Destination.ACTIVATION]
     assert [op["operation"] for op in whole] == [0, Operation.DOT, 0]
-    assert params.part_outputs(200, 64) < 64 == whole[0]["n"]
+    assert params.linear_steps(200, 64) > PART_STEPS
+    assert whole[0]["n"] == 64
+    assert next(len(layer) for layer in chunks(model, params.outs)) == 1
     assert not any(op.get("independent", 0) for op in whole)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from screc.report.charts import Span, span_chart
 from screc.simulate.timeline import timeline
+from screc_hw.compute.tensors import chunks
 from tests.support.compute import core_params, model_shape
 
 MODEL = model_shape(dense=4, bottom=(8, 8), dims=(8, 8), top=(1000, 1))
@@ -14,7 +15,7 @@ PARAMS = core_params(MODEL, rows=4, columns=8, lanes=8)
 
 def test_operations_are_named_and_parts_of_a_layer_joined():
     # K = 11: two steps per output, a part has 8 outputs of 256 steps
-    parts = -(-1000 // PARAMS.part_outputs(11, 1000))
+    parts = len(chunks(MODEL, PARAMS.outs)[2])
     assert parts > 2
     noted = [
         [0, 0, 100, 110],
