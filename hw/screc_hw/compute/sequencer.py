@@ -156,6 +156,8 @@ class Sequencer(wiring.Component):
         m.d.sync += [later.eq(before) for before, later in itertools.pairwise(places)]
         checked, offered = places[-2:]
         fits, is_linear, first = Signal(), Signal(), Signal()
+        # without anything of a sub-batch nothing starts, whatever the memory holds before LOAD
+        present = Signal()
         linear, pairs = self.linear, self.pairs
         to_linear = op.operation == Operation.LINEAR
         to_output = op.destination == Destination.OUTPUT
@@ -169,13 +171,17 @@ class Sequencer(wiring.Component):
                 & (~to_output | ((checked == oldest) & self.output_free))
                 & ((op.destination != Destination.FEATURE) | self.turn_free)
                 & (op.k != 0)
+                & present
             ),
         ]
         base = Signal(index_bits(p.bank_words), name="base")
         with m.Switch(places[-3]):
             for slot in slots:
                 with m.Case(slot):
-                    m.d.sync += base.eq(slot * p.activation_words)
+                    m.d.sync += [
+                        base.eq(slot * p.activation_words),
+                        present.eq(dense[slot] | bags[slot]),
+                    ]
         for unit in (linear, pairs):
             place = unit.place
             m.d.sync += [
