@@ -12,6 +12,7 @@ from functools import cached_property
 from screc_hw.protocol import ROW_TAIL_BYTES
 
 ROW_FORMATS = ("int8", "int4", "int8r", "int4r")
+MLP_FORMATS = ("int8", "int4")
 INTERACTIONS = ("dot", "concat")
 
 
@@ -64,12 +65,16 @@ class FeatureShape:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LayerShape:
-    """A linear layer: ``k`` inputs, ``n`` outputs; ``relu`` False only on the last top layer."""
+    """A linear layer: ``k`` inputs, ``n`` outputs; ``relu`` False only on the last top layer.
+
+    ``format`` of its weights is one of :data:`MLP_FORMATS`.
+    """
 
     name: str
     k: int
     n: int
     relu: bool
+    format: str = "int8"
 
     @property
     def macs(self) -> int:
@@ -83,7 +88,7 @@ class ModelShape:
 
     ``dense`` 0 means no bottom MLP (then ``bottom`` is empty). ``bottom`` and ``top`` are the layer
     widths after the input; ``top`` ends in 1. With ``dot``, all bags and the bottom output share
-    one dimension.
+    one dimension. ``mlp_format`` is that of the layers' weights.
     """
 
     name: str
@@ -93,6 +98,7 @@ class ModelShape:
     interaction: str
     tables: tuple[TableShape, ...]
     features: tuple[FeatureShape, ...]
+    mlp_format: str = "int8"
 
     def feature_dim(self, feature: int) -> int:
         """Embedding dimension of the bag of ``feature``."""
@@ -124,7 +130,7 @@ class ModelShape:
             return ()
         widths = (self.dense, *self.bottom)
         return tuple(
-            LayerShape(name=f"bottom{i}", k=k, n=n, relu=True)
+            LayerShape(name=f"bottom{i}", k=k, n=n, relu=True, format=self.mlp_format)
             for i, (k, n) in enumerate(itertools.pairwise(widths))
         )
 
@@ -134,7 +140,7 @@ class ModelShape:
         widths = (self.top_inputs, *self.top)
         last = len(self.top) - 1
         return tuple(
-            LayerShape(name=f"top{i}", k=k, n=n, relu=i != last)
+            LayerShape(name=f"top{i}", k=k, n=n, relu=i != last, format=self.mlp_format)
             for i, (k, n) in enumerate(itertools.pairwise(widths))
         )
 

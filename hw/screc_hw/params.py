@@ -17,9 +17,14 @@ from screc_hw.compute.params import ComputeParams
 from screc_hw.device.params import HostParams
 from screc_hw.memory.params import MemoryCoreParams
 from screc_hw.model import ModelShape
+from screc_hw.protocol import BEAT_BYTES
 from screc_hw.resources import Resources
 from screc_hw.tt.params import TtParams
 from screc_hw.tt.shape import TtShape
+
+STREAM_WORDS = 512
+"""Words of a half of the weight memory, per position, where layers need no more: two block RAMs
+for both halves, and a latency of 100 cycles is a fifth of what it takes to fill."""
 
 
 def pow2_at_least(value: int) -> int:
@@ -111,6 +116,16 @@ class DeviceParams:
                     f"tt_fraction of gather {self.gather.tt_fraction} and combiner "
                     f"{self.combiner.tt_fraction} must be the reconstructors' fraction, {fraction}"
                 )
+        if self.core.stream_words and self.gather.port_bits != 8 * BEAT_BYTES:
+            raise ValueError(
+                f"weights are streamed through ports of {8 * BEAT_BYTES} bits, "
+                f"not {self.gather.port_bits}"
+            )
+        if self.core.address_bits != self.gather.address_bits:
+            raise ValueError(
+                f"address_bits of gather {self.gather.address_bits} and compute core "
+                f"{self.core.address_bits} must be equal"
+            )
         if self.tt is not None and self.tt.slice_lanes != self.gather.lanes:
             raise ValueError(
                 f"slice_lanes {self.tt.slice_lanes} of the reconstructors and gather lanes "
@@ -133,8 +148,11 @@ class DeviceParams:
         onchip_beats: int = 0,
         pool_beats: int = 1,
         tt: TtParams | None = None,
+        stream: bool = False,
     ) -> DeviceParams:
         """Size a device's maxima for one model; ``tt`` is made for its :meth:`lanes`.
+
+        ``stream``: the weights of the MLPs are read from memory as they are needed.
 
         Raises
         ------
@@ -147,7 +165,13 @@ class DeviceParams:
         features = max(len(model.features), 1)
         max_slices = max((d // lanes for d in dims), default=1)
         core = ComputeParams.for_model(
-            model, rows=rows, columns=columns, lanes=lanes, slots=slots, pair_units=pair_units
+            model,
+            rows=rows,
+            columns=columns,
+            lanes=lanes,
+            slots=slots,
+            pair_units=pair_units,
+            stream_words=STREAM_WORDS if stream else 0,
         )
         rowwise = any(table.rowwise for table in model.tables)
         gather = MemoryCoreParams(
@@ -182,6 +206,21 @@ class DeviceParams:
             host=HostParams(),
             tt=tt,
         )
+
+    @property
+    def streams(self) -> int:
+        """Compute cores that the busiest memory port feeds with weights."""
+        return -(-self.compute // self.memory) if self.core.stream_words else 0
+
+    @property
+    def port_id_bits(self) -> int:
+        """Width of the memory ports' IDs: records and rows, and every core's weights."""
+        return 1 + self.streams.bit_length()
+
+    @property
+    def port_beats(self) -> int:
+        """Beats that may be outstanding on a memory port."""
+        return self.gather.port_beats + self.streams * 2 * self.core.stream_words
 
     @staticmethod
     def lanes(model: ModelShape, *, port_bits: int = 512) -> int:
@@ -273,10 +312,11 @@ class DeviceParams:
         )
         partials = self.combiner.expected_partials(model, inputs=self.memory, lookups=count)
         combine = self.combiner.cycles(model, partials_per_bag=partials)
-        compute = self.core.cycles(model, rows)
+        compute = self.core.cycles(model, rows, latency=latency)
         host = self.host.cycles(model, rows=rows)
         parts = {
-            "gather": gather * batches,
+            "gather": gather * batches
+            + self.streams * self.core.streamed_beats(model, -(-batches // self.compute)),
             "combine": combine * batches,
             "compute": compute * -(-batches // self.compute),
             "host": host * batches,
@@ -291,7 +331,8 @@ class DeviceParams:
         steady = max(parts.values())
         # the first sub-batch: its words, then its bags while what needs no bag is computed
         bags = self.gather.fill(latency=latency) + gather + combine
-        ahead, alone = self.core.ahead_cycles(model), self.core.latency(model)
+        ahead = self.core.ahead_cycles(model, latency=latency)
+        alone = self.core.latency(model, latency=latency)
         fill = self.host.fill(latency=latency) + host + max(bags - ahead, 0)
         # the last sub-batch, once its bags are complete; its share of the slowest part is counted
         fill += alone - ahead if parts["compute"] < steady else max(alone - compute, 0)

@@ -95,6 +95,8 @@ class LoadTarget(enum.IntEnum):
     TT_CORE3 = 11
     TT_PIN = 12  # ... the word is a count: compute the pinned prefixes of tables 0 to count - 1
     COMPUTE_SHAPE = 13  # compute core: one word, COMPUTE_SHAPE_FIELDS
+    WEIGHTS4 = 14  # ... WEIGHTS of 4 bits: a word holds the same word of two neighbouring positions
+    WEIGHT_REGION = 15  # ... that streams its weights: one word, REGION_FIELDS
 
 
 ALL_CORES = 0xFF
@@ -235,9 +237,11 @@ LAYER_FIELDS: dict[str, tuple[int, int]] = {
     "independent": (15, 1),  # of the operation before: start without waiting for it
     "k": (16, 16),  # LINEAR: inputs; DOT: components per vector
     "n": (32, 16),  # LINEAR: outputs; DOT: vectors
+    "weight_beats": (48, 16),  # where weights are streamed: beats of this operation's
     "source_base": (64, 24),  # word of the activation memory
+    "urgent": (88, 1),  # before those of older sub-batches that are not: a DOT waits for it
     "destination_base": (96, 24),  # ... of output 0; DOT: component of pair 0
-    "weight_base": (128, 32),  # step: `columns` weights
+    "weight_base": (128, 32),  # step: `columns` weights; streamed: beat of the region
     "requantise_base": (160, 24),  # entry of channel 0, or the scalar entry
     "reserved": (192, 64),  # elementwise and residual sources to come
 }
@@ -247,6 +251,12 @@ COMPUTE_SHAPE_FIELDS: dict[str, tuple[int, int]] = {
     "dense": (0, 16),  # dense words of a sub-batch
     "bags": (16, 24),  # concat: word of the activation memory for word 0 of the vectors
     "dot": (40, 1),  # bags go to the interaction, else into the activation memory
+}
+
+# --- compute core: where streamed weights are, 64 bits -------------------------------------------
+REGION_FIELDS: dict[str, tuple[int, int]] = {
+    "offset": (0, 32),  # beats from the base of the memory core whose port is shared
+    "beats": (32, 32),  # no beat is read outside of them
 }
 
 # --- compute core: requantise entry, 64 bits -----------------------------------------------------
@@ -313,7 +323,8 @@ class Register(enum.IntEnum):
     BLOCKS = 0x210  # blocks finished since the start
     LOAD_CRC = 0x214  # CRC-32 of the last LOAD block
     MEMORY_COUNTERS = 0x400  # per memory core, 32 bytes: range errors, lookups, beats, stalls
-    COMPUTE_COUNTERS = 0x800  # per compute core, 16 bytes: busy, array-active, waiting cycles
+    COMPUTE_COUNTERS = 0x800  # per compute core, 16 bytes: busy, array-active, waiting cycles;
+    # beats of streamed weights
 
 
 GMEM_STRIDE = 12

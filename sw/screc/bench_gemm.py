@@ -203,9 +203,9 @@ def bench_gemm(
         ``mac_utilisation``, the share of what all multipliers could do in them;
         ``predicted_cycles`` by ``ComputeParams`` and their relative ``prediction_error``;
         ``latency_cycles`` of a sub-batch alone, all rows of it, from its first input to its last
-        result, ``predicted_latency_cycles`` and ``latency_prediction_error``. ``layers``: per
-        layer, and for the interaction, ``name``, ``k``, ``n``, ``cycles`` per batch in the array or the
-        interaction's units, and ``mac_utilisation`` of those in that time. ``kind``.
+        result, ``predicted_latency_cycles`` and ``latency_prediction_error``. ``layers``: of every
+        layer and of the interaction ``name``, ``k``, ``n``, ``cycles`` per batch in the array or
+        the interaction's units, and ``mac_utilisation`` of those in that time. ``kind``.
 
     Raises
     ------

@@ -210,6 +210,9 @@ class CoresConfig(Record):
     """Samples that a compute core takes at a time, a power of two from 2 to 64."""
     columns: int | None = None
     """Multipliers of a compute core per sample: 8, 16, 32 or 64."""
+    weights: Literal["onchip", "stream"] | None = None
+    """Where compute cores have the MLPs' weights: all on chip, or read from memory as they are
+    needed; absent: on chip where they fit."""
     tt_lanes: int | None = Field(default=None, ge=1, le=16)
     """Tensor-train lanes of each memory core, where tables are in that form; absent: 1."""
     prefixes: int | None = Field(default=None, ge=0, le=1 << 16)

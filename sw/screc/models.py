@@ -99,6 +99,8 @@ class ModelFile(Record):
     """Widths of the top MLP's layers, after the input; the last is 1."""
     interaction: Literal["dot", "concat", "cross"] = "dot"
     """How the bottom output and the bags meet."""
+    mlp_format: Literal["int8", "int4"] = "int8"
+    """How the MLPs' weights are stored, with a symmetric scale per output channel."""
     cross: CrossConfig | None = None
     """Sizes of ``cross`` interaction."""
     table: tuple[TableConfig, ...] = Field(min_length=1)
@@ -187,6 +189,7 @@ def to_shape(model: ModelFile) -> ModelShape:
             )
             for feature in model.features
         ),
+        mlp_format=model.mlp_format,
     )
 
 

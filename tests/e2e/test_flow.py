@@ -1,6 +1,7 @@
 """The whole path on small seeded models and on real data, as the command line runs it."""
 
 import hashlib
+import itertools
 import json
 import re
 import shutil
@@ -120,6 +121,26 @@ def result_digest(out):
     return json.loads((out / "simulation.json").read_text())["result_sha256"]
 
 
+def check_timeline(simulation):
+    """What the compute core ran: whole sub-batches, an operation of a unit at a time."""
+    (core,) = simulation["timeline"]
+    (counters,) = simulation["counters"]["compute"]
+    units = {unit: [s for s in core if s["unit"] == unit] for unit in ("array", "interaction")}
+    for spans in units.values():
+        for one, following in itertools.pairwise(spans):
+            assert one["first"] < one["end"] <= following["first"]
+    busy = sum(span["end"] - span["first"] for span in units["array"])
+    assert busy == counters["active"]
+    assert core[0]["first"] == 0
+    layers = {layer for span in core if span["sub_batch"] == 0 for layer in [span["layer"]]}
+    expected = {"top0", "top1"}
+    if units["interaction"]:
+        expected |= {"bottom0", "bottom1", "interaction"}
+    assert layers == expected
+    # blocks of 24 and 16 samples in sub-batches of 8
+    assert {span["sub_batch"] for span in core} == set(range(5))
+
+
 @pytest.mark.cosim
 @pytest.mark.parametrize("simulator", ["verilator", "icarus"])
 @pytest.mark.parametrize("model", [DOT, CONCAT], ids=["dot", "concat"])
@@ -133,10 +154,40 @@ def test_small_model_is_bit_exact(case, model, simulator):
     assert set(summary) >= SUMMARY_KEYS
     page = (case / "out" / "report.html").read_text()
     assert "<svg" in page
+    assert "What the compute cores run" in page
+    check_timeline(json.loads((case / "out" / "simulation.json").read_text()))
     assert not re.search(r'(src|href)="https?:', page)
 
 
 @pytest.mark.cosim
+@pytest.mark.cosim
+@pytest.mark.slow
+def test_weights_of_four_bits_are_bit_exact(case):
+    (case / "model.toml").write_text('mlp_format = "int4"' + DOT)
+    summary = run(case / "config.toml", case / "out", target="report")
+    assert summary["bit_exact"] is True
+    page = (case / "out" / "report.html").read_text()
+    assert "<svg" in page
+
+
+@pytest.mark.cosim
+@pytest.mark.slow
+def test_streamed_weights_are_bit_exact_and_shared(case):
+    out = case / "out"
+    summary = run(case / "config.toml", out, 'plan.cores.weights="stream"')
+    assert summary["bit_exact"] is True
+    plan = json.loads((out / "plan.json").read_text())
+    assert plan["devices"][0]["weights"] == "stream"
+    simulation = json.loads((out / "simulation.json").read_text())
+    (counters,) = simulation["counters"]["compute"]
+    layout = json.loads((out / "images" / "layout.json").read_text())
+    (core,) = layout["cores"]
+    passes = counters["weight_beats"] * 64 / core["weight_bytes"]
+    sub_batches = 40 / 8
+    assert 1 <= passes < sub_batches
+    assert summary["bound_cycles_per_sample"] <= summary["cycles_per_sample"]
+
+
 def test_two_plans_give_the_same_bits(case):
     one = case / "one"
     two = case / "two"

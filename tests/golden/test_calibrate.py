@@ -118,6 +118,28 @@ def test_all_zero_channel_has_scale_one():
     assert not layer.bias.any()
 
 
+def test_weights_of_four_bits_take_the_scale_of_least_error():
+    """Against a fine grid of scales, channel by channel; a channel of zeros keeps scale 1."""
+    rng = np.random.default_rng(21)
+    weight = rng.normal(size=(12, 60)) * rng.uniform(0.1, 5, (12, 1))
+    weight[3] = 0
+    weight[4] = np.sign(weight[4])  # exact at the largest scale
+    shape = LayerShape(name="x", k=60, n=12, relu=True, format="int4")
+    layer = quantise_linear(shape, linear(weight, np.zeros(12)), 0.5, 0.25)
+    assert np.abs(layer.weight).max() == 7
+    step = layer.scale / 0.5
+    assert step[3] == 1
+    for channel, (real, codes) in enumerate(zip(weight, layer.weight, strict=True)):
+        error = np.square(codes * step[channel] - real).sum()
+        tried = []
+        for share in np.linspace(0.2, 1.2, 500):
+            s = max(share * np.abs(real).max() / 7, 1e-9)
+            tried.append(np.square(np.clip(np.rint(real / s), -7, 7) * s - real).sum())
+        assert error <= 1.05 * min(tried) + 1e-9
+    assert step[4] * 7 == pytest.approx(1, rel=1e-6)
+    assert (np.abs(layer.weight[4]) == 7).all()
+
+
 def test_bias_without_weights_stays_fine():
     layer = quantise_linear(LAYER, linear(np.zeros((2, 3)), [0.3, -7]), 0.5, 0.25)
     assert layer.bias * layer.scale == pytest.approx([0.3, -7], rel=2**-15)

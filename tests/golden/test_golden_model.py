@@ -140,6 +140,23 @@ def test_load_names_what_is_wrong(tmp_path):
     np.savez(path, **arrays | {"version": np.int64(1)})
     with pytest.raises(ValueError, match=r"q\.npz: version must be 3, not 1"):
         QuantModel.load(path, SHAPES["dot"], sources)
+    arrays["top1.bias"] = model.top[1].bias
+    for format_, limit in (("int8", 127), ("int4", 7)):
+        shape = dataclasses.replace(SHAPES["dot"], mlp_format=format_)
+        narrow = np.clip(arrays["bottom0.weight"], -limit, limit)
+        rest = {k: np.clip(v, -7, 7) for k, v in arrays.items() if k.endswith(".weight")}
+        np.savez(path, **arrays | rest | {"bottom0.weight": narrow})
+        QuantModel.load(path, shape, sources)
+        narrow[2, 1] = -limit - 1
+        np.savez(path, **arrays | rest | {"bottom0.weight": narrow})
+        with pytest.raises(
+            ValueError,
+            match=re.escape(
+                f"q.npz: layer 'bottom0': weight 1 of channel 2 must lie in [-{limit}, {limit}] "
+                f"({format_}), not {-limit - 1}"
+            ),
+        ):
+            QuantModel.load(path, shape, sources)
     path.write_bytes(b"no archive")
     with pytest.raises(ValueError, match=r"q\.npz: must be an \.npz file"):
         QuantModel.load(path, SHAPES["dot"], sources)

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from screc_hw.compute.params import ComputeParams
-from screc_hw.compute.program import layer_program, shape_word, weight_words
-from screc_hw.compute.tensors import padded_outputs, vector_bases
+from screc_hw.compute.program import layer_program, pack_nibbles, shape_word, weight_words
+from screc_hw.compute.tensors import CHAIN, padded_outputs, vector_bases
 from screc_hw.model import FeatureShape, ModelShape, TableShape
 from screc_hw.numerics import sigmoid_table
 from screc_hw.protocol import (
     LAYER_FIELDS,
     LAYER_WORDS,
+    REGION_FIELDS,
     REQUANTISE_FIELDS,
     LoadTarget,
     pack,
 )
 
 from .pysim import collector, driver, pauses, simulate
+from .weights import WeightMemory
+
+REGION = 5
+"""Beat of the memory where streamed weights begin."""
+
+WEIGHT_BASE = 0x12_3456_7000
 
 
 def model_shape(
@@ -32,6 +40,7 @@ def model_shape(
     dims: tuple[int, ...],
     top: tuple[int, ...],
     interaction: str = "dot",
+    mlp_format: str = "int8",
 ) -> ModelShape:
     """Model with one table per feature."""
     return ModelShape(
@@ -42,13 +51,14 @@ def model_shape(
         interaction=interaction,
         tables=tuple(TableShape(name=f"t{i}", rows=8, dim=d) for i, d in enumerate(dims)),
         features=tuple(FeatureShape(name=f"f{i}", table=i) for i in range(len(dims))),
+        mlp_format=mlp_format,
     )
 
 
 def core_params(model: ModelShape, *, rows: int, columns: int, lanes: int, **more: Any):
     """Parameters that just fit ``model``, with one interaction unit."""
     values = {"slots": 3, "pair_units": 1} | {
-        name: more.pop(name) for name in ("slots", "pair_units") if name in more
+        name: more.pop(name) for name in ("slots", "pair_units", "stream_words") if name in more
     }
     params = ComputeParams.for_model(model, rows=rows, columns=columns, lanes=lanes, **values)
     return dataclasses.replace(params, **more)
@@ -81,14 +91,16 @@ class IntegerModel:
         layers = []
         for layer in (*shape.bottom_layers, *shape.top_layers):
             size = (layer.n, layer.k)
-            weight = rng.choice([-127, 127], size) if extreme else rng.integers(-127, 128, size)
+            limit = {"int8": 127, "int4": 7}[shape.mlp_format]
+            ends = rng.choice([-limit, limit], size)
+            weight = ends if extreme else rng.integers(-limit, limit + 1, size)
             room = (1 << 26) - 1 - 127 * 127 * layer.k
             bias = (
                 rng.choice([-1, 1], layer.n) * room
                 if extreme
                 else rng.integers(-20000, 20000, layer.n)
             )
-            spread = float(room) if extreme else 5000.0 * layer.k**0.5
+            spread = float(room) if extreme else limit * 40.0 * layer.k**0.5
             target = 60.0 if layer.relu else 20000.0
             shift = 15 + np.log2(spread / target) + rng.uniform(-0.5, 1.0, layer.n)
             layers.append(
@@ -160,6 +172,11 @@ class IntegerModel:
         code = max(-32768, min(32767, (logit * m + (1 << (s - 1))) >> s))
         return logit, probability(code), code
 
+    def weight_image(self, params: ComputeParams) -> NDArray[np.uint8]:
+        """Bytes of streamed weights."""
+        weights = [layer.weight.astype(np.int8) for layer in self.layers]
+        return weight_words(weights, self.shape, params).view(np.uint8)
+
     def load(self, params: ComputeParams) -> list[dict[str, int]]:
         """Config words of everything."""
         words: list[dict[str, int]] = []
@@ -178,7 +195,14 @@ class IntegerModel:
         ]
         put(LoadTarget.PROGRAM, program)
         weights = [layer.weight.astype(np.int8) for layer in self.layers]
-        put(LoadTarget.WEIGHTS, weight_words(weights, self.shape, params))
+        loaded = weight_words(weights, self.shape, params)
+        if params.stream_words:
+            beats = len(loaded) // CHAIN
+            put(LoadTarget.WEIGHT_REGION, [pack(REGION_FIELDS, offset=REGION, beats=beats)])
+        elif self.shape.mlp_format == "int4":
+            put(LoadTarget.WEIGHTS4, pack_nibbles(loaded))
+        else:
+            put(LoadTarget.WEIGHTS, loaded)
         put(LoadTarget.COMPUTE_SHAPE, [shape_word(self.shape, params)])
         bottom = len(self.shape.bottom_layers)
         scalars = [(0, *self.copy), (0, *self.pair)]
@@ -268,9 +292,20 @@ class Stimulus:
 
 
 class Bench:
-    """Runs a core on stimuli; the feeder keeps to the slots the core has released."""
+    """Runs a core on stimuli; the feeder keeps to the slots the core has released.
 
-    def __init__(self, dut: Any, params: ComputeParams, *, pattern: str = "none", seed: int = 0):
+    ``memory``: arguments of the :class:`WeightMemory` that weights are streamed from.
+    """
+
+    def __init__(
+        self,
+        dut: Any,
+        params: ComputeParams,
+        *,
+        pattern: str = "none",
+        seed: int = 0,
+        memory: dict[str, Any] | None = None,
+    ):
         self.dut = dut
         self.params = params
         self.pattern = pattern
@@ -280,6 +315,12 @@ class Bench:
         self.first_start: int | None = None
         self.release_cycles: list[int] = []
         self.counters: dict[str, int] = {}
+        self.weight_errors = 0
+        self.between: Callable[[], None] = lambda: None
+        self.memory: WeightMemory | None = None
+        if params.stream_words:
+            base = WEIGHT_BASE + REGION * 64
+            self.memory = WeightMemory(dut.axi, base, np.zeros(0, np.uint8), **(memory or {}))
 
     def run(self, rounds: list[tuple[IntegerModel, Stimulus]], *, cycles: int = 20_000) -> int:
         """Load and run each round in turn; return the cycles until the last result."""
@@ -295,6 +336,14 @@ class Bench:
         async def main(ctx: Any) -> None:
             done = 0
             for number, (model, stimulus) in enumerate(rounds):
+                if self.memory is not None:
+                    ctx.set(self.dut.weight_base, WEIGHT_BASE)
+                    self.memory.data = model.weight_image(self.params)
+                    if number:
+                        self.between()
+                    ctx.set(self.dut.clear, 1)
+                    await ctx.tick()
+                    ctx.set(self.dut.clear, 0)
                 for word in model.load(self.params):
                     ctx.set(self.dut.config.payload, word)
                     ctx.set(self.dut.config.valid, 1)
@@ -308,7 +357,8 @@ class Bench:
                     await ctx.tick()
                 await ctx.tick().repeat(5)
                 assert ctx.get(self.dut.idle)
-            for name in ("busy", "active", "waiting"):
+            names = ("weight_beats",) if self.memory is not None else ()
+            for name in ("busy", "active", "waiting", *names):
                 self.counters[name] = ctx.get(getattr(self.dut, name))
 
         async def dense(ctx: Any) -> None:
@@ -333,6 +383,8 @@ class Bench:
             while True:
                 _, _, release = await ctx.tick().sample(self.dut.release)
                 cycle += 1
+                if self.memory is not None:
+                    self.weight_errors += ctx.get(self.dut.weight_error)
                 if release:
                     self.released += 1
                     self.release_cycles.append(cycle)
@@ -343,7 +395,7 @@ class Bench:
             main,
             dense,
             bags,
-            background=[decode, watch],
+            background=[decode, watch, *([self.memory.process] if self.memory else [])],
             until=lambda: len(self.results) >= total and self.released >= total // self.params.rows,
             cycles=cycles,
         )

@@ -175,9 +175,9 @@ def test_a_layout_is_read_back(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data | {"version": 9}, "version: must be 3, not 9"),
+        (lambda data: data | {"version": 9}, "version: must be 4, not 9"),
         (lambda data: data | {"cores": 5}, "is no memory layout"),
-        (lambda data: {"version": 3}, "is no memory layout"),
+        (lambda data: {"version": 4}, "is no memory layout"),
     ],
 )
 def test_a_wrong_layout_file_is_named(tmp_path, change, message):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from screc_hw.compute.core import ComputeCore
+from screc_hw.compute.program import pack_nibbles
 from tests.support.compute import Bench, IntegerModel, Stimulus, core_params, model_shape
 
 MODELS = {
@@ -149,3 +150,28 @@ def test_an_unloaded_core_does_nothing():
 
     simulate(core, watch)
     assert set(seen[5:]) == {(0, 0, 0)}
+
+
+def test_nibbles_are_two_codes_a_byte_of_two_neighbours():
+    """WEIGHTS has position 0's 8 codes, then position 1's; a packed word both."""
+    words = np.array([[1, -2, 3, -4, 5, -6, 7, 0], [-7, 6, -5, 4, -3, 2, -1, 0]], np.int8)
+    packed = pack_nibbles(words.reshape(-1).view("<u8"))
+    digits = "1e3c5a70" + "96b4d2f0"  # two's complement, lowest nibble first
+    assert [f"{int(word):016x}"[::-1] for word in packed] == [digits]
+
+
+@pytest.mark.parametrize("core", ["2x8", "8x32"])
+def test_core_unpacks_weights_of_four_bits(core):
+    """Also after bytes, and before them: a load replaces all."""
+    wide = model_shape(**MODELS["dot"])
+    narrow = model_shape(**MODELS["dot"], mlp_format="int4")
+    params = core_params(wide, **CORES[core])
+    rounds = []
+    for seed, (shape, extreme) in enumerate([(narrow, True), (wide, False), (narrow, False)]):
+        model = IntegerModel.random(shape, 70 + seed, extreme=extreme)
+        rounds.append((model, Stimulus.random(shape, params.rows, 3, 80 + seed)))
+    bench = Bench(ComputeCore(params), params)
+    bench.run(rounds)
+    assert bench.results == [
+        result for model, stimulus in rounds for result in stimulus.expected(model)
+    ]

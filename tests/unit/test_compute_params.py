@@ -46,6 +46,9 @@ REFUSED = [
     ({"requantise_words": 0}, "requantise_words must be at least 1, not 0"),
     ({"program_length": 0}, "program_length must be at least 1, not 0"),
     ({"max_fanout": 7}, "max_fanout must be at least 8, not 7"),
+    ({"address_bits": 31}, "address_bits must be at least 32, not 31"),
+    ({"stream_words": 1}, "stream_words must be 0 or a power of two from 2 on, not 1"),
+    ({"stream_words": 12}, "stream_words must be 0 or a power of two from 2 on, not 12"),
     ({"max_k": 4161}, "max_k and max_dim must be at most 4160, not 4161, 128"),
     ({"max_dim": 4161}, "max_k and max_dim must be at most 4160, not 32, 4161"),
 ]

@@ -223,7 +223,7 @@ def test_control_counters_are_read_only_and_unknown_addresses_read_zero():
             for part, name in enumerate(("range_errors", "lookups", "beats", "stalls")):
                 words[Register.MEMORY_COUNTERS + 32 * i + 4 * part] = value = 1000 * i + part + 1
                 ctx.set(dut.memory_counters[i][name], value)
-        for part, name in enumerate(("busy", "active", "waiting")):
+        for part, name in enumerate(("busy", "active", "waiting", "weight_beats")):
             words[Register.COMPUTE_COUNTERS + 4 * part] = value = 5000 + part
             ctx.set(dut.compute_counters[0][name], value)
         for address in words:

@@ -11,6 +11,7 @@ from amaranth.lib.wiring import In, Out
 
 from screc_hw.compute.layouts import (
     bank_write_layout,
+    fill_layout,
     step_layout,
     tag_layout,
     values_layout,
@@ -117,6 +118,8 @@ class Array(wiring.Component):
     Members
     -------
     config : In(stream.Signature(config_layout(), always_ready=True))
+    fill : In(fill_layout(params))
+        Where weights are streamed.
     writes : CHAIN × In(bank_write_layout(params))
     step : In(step_layout(params))
     tag : In(tag_layout(params))
@@ -126,6 +129,7 @@ class Array(wiring.Component):
     """
 
     config: stream.Interface
+    fill: View[data.StructLayout]
     writes: list[Any]
     step: View[data.StructLayout]
     tag: View[data.StructLayout]
@@ -136,8 +140,10 @@ class Array(wiring.Component):
 
     def __init__(self, params: ComputeParams) -> None:
         self._params = params
+        fill = {"fill": In(fill_layout(params))} if params.stream_words else {}
         super().__init__(
             {
+                **fill,
                 "config": In(stream.Signature(config_layout(), always_ready=True)),
                 "writes": In(bank_write_layout(params)).array(CHAIN),
                 "step": In(step_layout(params)),
@@ -163,6 +169,8 @@ class Array(wiring.Component):
                 position.write.eq(self.writes[k]),
                 position.step.eq(step),
             ]
+            if p.stream_words:
+                m.d.comb += position.fill.eq(self.fill)
             step = position.next
             operands: Any = position.operands
             inputs += copies(m, f"inputs_{k}", operands.inputs)

@@ -9,6 +9,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.data import View
 from amaranth.lib.wiring import In, Out
 
+from screc_hw.axi import ReadSignature
 from screc_hw.compute.array import Array
 from screc_hw.compute.finish import Finish
 from screc_hw.compute.inputs import WRITE_CYCLES, BagInput, DenseInput
@@ -21,8 +22,9 @@ from screc_hw.compute.params import ComputeParams
 from screc_hw.compute.sequencer import Sequencer
 from screc_hw.compute.tensors import CHAIN
 from screc_hw.compute.turn import Turn
+from screc_hw.compute.weights import WeightFetch
 from screc_hw.compute.writer import BankWriter
-from screc_hw.protocol import REQUANTISE_FIELDS, Destination, LoadTarget
+from screc_hw.protocol import BEAT_BYTES, REQUANTISE_FIELDS, Destination, LoadTarget
 from screc_hw.stream import config_layout, feature_write_layout, result_layout
 
 __all__ = ["ComputeCore"]
@@ -62,6 +64,10 @@ class ComputeCore(wiring.Component):
         the busy ones those without.
     idle : Out(1)
         Nothing has arrived that has not left.
+    axi : Out(ReadSignature)
+        Where weights are streamed: a master for them, see :class:`WeightFetch`, whose ``base``,
+        ``clear``, ``beats`` and ``error`` are here ``weight_base`` (constant while not ``idle``),
+        ``clear``, ``weight_beats`` and ``weight_error``.
     schedule : Out(schedule_layout(params))
         What runs, for test benches.
     """
@@ -76,12 +82,26 @@ class ComputeCore(wiring.Component):
     active: Signal
     waiting: Signal
     idle: Signal
+    axi: Any
+    weight_base: Signal
+    clear: Signal
+    weight_beats: Signal
+    weight_error: Signal
     schedule: View[data.StructLayout]
 
     def __init__(self, params: ComputeParams) -> None:
         self._params = params
+        port = ReadSignature(data_bits=8 * BEAT_BYTES, address_bits=params.address_bits)
+        streamed = {
+            "axi": Out(port),
+            "weight_base": In(params.address_bits),
+            "clear": In(1),
+            "weight_beats": Out(COUNTER_BITS),
+            "weight_error": Out(1),
+        }
         super().__init__(
             {
+                **(streamed if params.stream_words else {}),
                 "config": In(stream.Signature(config_layout(), always_ready=True)),
                 "words": In(stream.Signature(feature_write_layout(params))),
                 "complete": In(1),
@@ -128,7 +148,9 @@ class ComputeCore(wiring.Component):
             finish.column.eq(array.column),
             *(array.writes[k].eq(writer.writes[k]) for k in range(CHAIN)),
         ]
-        self._linear(m, sequencer, issue)
+        following = self._linear(m, sequencer, issue)
+        if p.stream_words:
+            self._weights(m, sequencer, issue, array, config, following)
         self._columns(m, sequencer, finish, writer, output)
         if p.dot:
             self._interaction(m, sequencer, finish, writer, bags, config)
@@ -157,8 +179,47 @@ class ComputeCore(wiring.Component):
             m.d.comb += [part.config.valid.eq(held.valid), part.config.payload.eq(held.payload)]
         return held
 
-    def _linear(self, m: Module, sequencer: Sequencer, issue: Issue) -> None:
-        """Hold the next operation of the array until the one before it has been issued."""
+    def _weights(
+        self,
+        m: Module,
+        sequencer: Sequencer,
+        issue: Issue,
+        array: Array,
+        config: stream.Interface,
+        following: Any,
+    ) -> None:
+        """Build the reader of streamed weights, and tell it what runs from them."""
+        m.submodules.fetch = fetch = WeightFetch(self._params)
+        wiring.connect(m, fetch.axi, wiring.flipped(self.axi))
+        m.d.comb += [
+            fetch.config.valid.eq(config.valid),
+            fetch.config.payload.eq(config.payload),
+            fetch.clear.eq(self.clear),
+            fetch.base.eq(self.weight_base),
+            fetch.demand.eq(sequencer.demand),
+            sequencer.present.eq(fetch.present),
+            sequencer.half.eq(fetch.half),
+            array.fill.eq(fetch.fill),
+            self.weight_beats.eq(fetch.beats),
+            self.weight_error.eq(fetch.error),
+        ]
+        # the last position reads CHAIN - 1 cycles after the first
+        issued = Signal(reset_less=True)  # half of the operation that is issued
+        with m.If(issue.i.ready):
+            m.d.sync += issued.eq(following.weight[-1])
+        for half in range(len(fetch.used)):
+            runs = (issue.i.valid & (following.weight[-1] == half)) | (
+                issue.busy & (issued == half)
+            )
+            left = Signal(range(CHAIN + 1), name=f"left_{half}")
+            with m.If(runs):
+                m.d.sync += left.eq(CHAIN)
+            with m.Elif(left != 0):
+                m.d.sync += left.eq(left - 1)
+            m.d.comb += fetch.used[half].eq(runs | (left != 0))
+
+    def _linear(self, m: Module, sequencer: Sequencer, issue: Issue) -> Any:
+        """Hold the next operation of the array until the one before has been issued; return it."""
         following: Any = Signal(linear_layout(self._params), name="following", reset_less=True)
         waits = Signal()
         m.d.comb += [
@@ -170,6 +231,7 @@ class ComputeCore(wiring.Component):
             m.d.sync += waits.eq(0)
         with m.If(sequencer.start_linear):
             m.d.sync += [waits.eq(1), following.eq(sequencer.linear)]
+        return following
 
     def _columns(
         self,

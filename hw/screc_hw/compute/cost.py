@@ -18,8 +18,9 @@ __all__ = ["array_resources", "compute_resources"]
 WORD_BITS = 64
 COUNTER_BITS = 32
 CODE_BITS = 8
-ENTRY_BITS, SCALAR_BITS = 49, 22
-"""Bits of a requantise entry that are read: bias, m and s, or m and s alone."""
+SHIFT_BITS = 6
+ENTRY_BITS = 54
+"""Bits of a requantise entry."""
 
 PROGRAM_BITS = (64, 48, 64)
 """Bits of an operation's words that may be read; the memories are trimmed to those that are."""
@@ -59,7 +60,9 @@ class _Cost:
         drain = (p.outs - 1) * p.rows * p.acc_bits
         shared = p.outs * (1 + -(-p.rows // (p.max_fanout // CHAIN)))
         accumulate = registers(2 * sums + 2 * shared + 4 * p.outs + 8, sums + drain + 2 * p.outs)
-        return CHAIN * self._position() + accumulate + Resources(dsp=CHAIN * chains)
+        # words of LOAD are registered once for all positions
+        load = registers(WORD_BITS + index_bits(p.weight_words))
+        return load + CHAIN * self._position() + accumulate + Resources(dsp=CHAIN * chains)
 
     def _position(self) -> Resources:
         """Memories and what they gave, the step, the choice, and operands for all multipliers."""
@@ -67,9 +70,8 @@ class _Cost:
         step = self._bank + p.step_bits + 3
         inputs, weights = CODE_BITS * p.rows, CODE_BITS * p.outs
         copies = -(-p.pairs // (p.max_fanout // 2))
-        load = WORD_BITS + index_bits(p.weight_words) + 1
         chosen = registers(
-            step + 2 * inputs + weights * (1 + copies) + self._groups + bits(p.word_steps) + load,
+            step + 2 * inputs + weights * (1 + copies) + self._groups + bits(p.word_steps) + 1,
             weights * (2 if p.word_steps > 4 else int(p.word_steps > 1)) + 12,
         )
         return _banked(inputs, p.bank_words, p.rows) + _banked(WORD_BITS, p.weight_words) + chosen
@@ -99,33 +101,36 @@ class _Cost:
         p = self._p
         columns, tag = columns_layout(p).size, tagged_layout(p).size
         tags = Requantise.latency_of(p.acc_bits) + 3
-        numbers = queue(columns, 4) + registers(columns + tags * tag + 6, 2 * columns + tag + 16)
-        group = registers(2 * MULTIPLIER_BITS + 6 * 6 + 20, 2 * MULTIPLIER_BITS + p.acc_bits + 24)
-        # a row: biased, logit; ReLU
-        row = _requantiser(p.acc_bits, LOGIT_CODE_BITS) + registers(2 * p.acc_bits, 2 * p.acc_bits)
-        return (
-            numbers + _banked(ENTRY_BITS, p.requantise_words) + self._groups * group + p.rows * row
-        )
+        numbers = queue(columns, 4) + registers(columns + tags * tag + 6)
+        # what a group of rows shares: bias and factors, or those of a copy
+        factors = MULTIPLIER_BITS + SHIFT_BITS
+        group = registers(2 * factors + 6 * SHIFT_BITS, factors + p.acc_bits // 2)
+        # a row: the choice of a column or a copy, biased; ReLU; logit
+        row = _requantiser(p.acc_bits, LOGIT_CODE_BITS)
+        row += registers(2 * p.acc_bits, (3 if p.dot else 2) * p.acc_bits + LOGIT_CODE_BITS)
+        entries = _banked(ENTRY_BITS, p.requantise_words)
+        return numbers + entries + self._groups * group + p.rows * row
 
     def _writer(self) -> Resources:
         """Choice between four sources, and a register per bank."""
         p = self._p
         data = CODE_BITS * p.rows
+        banks = min(CHAIN, p.lanes)  # those that a word of a bag repeats in are equal
         return registers(
-            CHAIN * (data + p.rows) + self._bank,
-            CHAIN * (data + p.rows) + data + 2 * p.rows + 2 * self._bank + 20,
+            banks * data + CHAIN * p.rows + self._bank,
+            banks * data + CHAIN * p.rows + data + 2 * p.rows + 2 * self._bank + 20,
         )
 
     def _inputs(self) -> Resources:
         """Dense words and bags on their way to the writer."""
         p = self._p
-        dense = skid(CODE_BITS * p.rows) + registers(2 * 16 + self._bank + 6, 60)
+        dense = skid(CODE_BITS * p.rows) + registers(2 * 16 + self._bank + 6, 50)
         word = feature_write_layout(p).size
         address = index_bits(max(p.bank_words, p.unit_words))
         counted = bits(p.slots * p.rows * p.vector_words + 5) + 1
         chosen = 8 * CHAIN * -(-(p.bag_parts - 1) // 3)
         bags = skid(word) + registers(
-            word + address + self._bank + 2 * counted + 10, chosen + 3 * address + 2 * counted + 30
+            word + address + self._bank + 2 * counted + 10, chosen + 3 * address + 2 * counted + 8
         )
         return dense + bags + queue(counted, p.slots, reserved=True)
 
@@ -157,12 +162,14 @@ class _Cost:
         """Vectors, the one that is held, delays of the elements, chain, requantiser."""
         p = self._p
         held = memory_blocks(max(2, -(-p.max_dim // CHAIN)), WORD_BITS)
-        short = 2 * CODE_BITS * sum(range(SHIFTED_FROM))
-        shifted = 2 * CODE_BITS * (CHAIN - SHIFTED_FROM)
+        # element k waits k cycles: one register or two, then shift registers, which take in the
+        # held word's own register
+        waits = CODE_BITS * (1 + 2) + CODE_BITS * (1 + 2)
+        shifted = CODE_BITS * (CHAIN - SHIFTED_FROM + CHAIN - SHIFTED_FROM + 1)
         return (
             _banked(WORD_BITS, p.unit_words, CHAIN)
             + held
-            + registers(2 * WORD_BITS + short + p.acc_bits, shifted + p.acc_bits + 12)
+            + registers(WORD_BITS + waits + p.acc_bits + 14, shifted + p.acc_bits + 8)
             + _requantiser(p.acc_bits, CODE_BITS)
             + Resources(dsp=CHAIN)
         )
@@ -174,30 +181,35 @@ class _Cost:
         chosen = CODE_BITS * p.pair_units * -(-(p.unit_rows - 1) // 3)
         state = 2 * address + place_layout(p).size + 2 * bits(max(2, p.max_dim)) + 8
         held = queue(CODE_BITS * p.rows + 1, max(2, p.max_dim), reserved=True)
-        return held + registers(state, chosen + 2 * address + self._bank + 40)
+        return held + registers(state, chosen + 2 * address + self._bank + 25)
 
     def _top(self) -> Resources:
         """LOAD words, the operation that waits, counters; entries and words of the interaction."""
         p = self._p
         ends = 3 * (bits(p.slots) + 2)
-        load = registers(config_layout().size, 30)
-        core = registers(linear_layout(p).size + 3 * COUNTER_BITS + ends + 8, 3 * COUNTER_BITS + 30)
+        load = registers(config_layout().size)
+        # a counter is a carry chain without LUTs
+        core = registers(linear_layout(p).size + 3 * COUNTER_BITS + ends + 8, 12)
         if not p.dot:
             return load + core
         entry = index_bits(p.requantise_words)
         write = p.pair_units + index_bits(p.unit_words) + CHAIN
-        codes = WORD_BITS * p.pair_units
+        codes = CODE_BITS * min(CHAIN, p.lanes) * p.pair_units
         vectors = registers(write + codes, write + codes)
-        scalars = 2 * _banked(SCALAR_BITS, p.requantise_words)
+        scalars = 2 * _banked(ENTRY_BITS, p.requantise_words)
         return load + core + vectors + scalars + registers(2 * entry, entry)
 
 
 def _banked(width: int, depth: int, enables: int = 1) -> Resources:
-    """A ``BankedMemory`` of one port: never LUT RAM; with banks, a choice and who is meant."""
+    """A ``BankedMemory`` of one port: never LUT RAM; with banks, a choice and who is meant.
+
+    With ``enables``, one per byte, the ninth bits of a block's bytes stay unused.
+    """
     bank = bank_depth(depth)
     count = -(-depth // bank)
     shallowest = RAMB18_SHAPES[0][0]
-    blocks = count * memory_blocks(max(shallowest, bank), width)
+    taken = width if enables == 1 else 9 * enables
+    blocks = count * memory_blocks(max(shallowest, bank), taken)
     if count == 1:
         return blocks + registers(width)
     number = bits(count)

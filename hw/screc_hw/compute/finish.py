@@ -126,7 +126,7 @@ class Finish(wiring.Component):
         entries: LoadedMemory,
         biased: Any,
         destination: Value,
-        relu: Signal,
+        relu: Value,
         valid: Signal,
     ) -> None:
         """Add the bias and requantise some rows, which share registers of the factors."""
@@ -153,7 +153,7 @@ class Finish(wiring.Component):
                 self.codes[row].eq(scale.y[lane]),
             ]
 
-    def _number(self, m: Module, entries: LoadedMemory) -> tuple[Any, Signal, list[Signal]]:
+    def _number(self, m: Module, entries: LoadedMemory) -> tuple[Any, Value, list[Any]]:
         """Give every column its entry and place; return its tag and ReLU when it is there.
 
         And that it is, once for every group of rows.

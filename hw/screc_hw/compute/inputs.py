@@ -237,7 +237,7 @@ class BagInput(wiring.Component):
         if p.lanes >= CHAIN:
             whole, width = held.data.as_value(), 8 * CHAIN
             parts_held = Array(whole[low : low + width] for low in range(0, len(whole), width))
-            chosen = parts_held[part] if p.bag_parts > 1 else whole
+            chosen = Value.cast(parts_held[part]) if p.bag_parts > 1 else whole
             m.d.comb += enable.eq(-1)
         else:
             chosen = held.data.as_value().replicate(2)

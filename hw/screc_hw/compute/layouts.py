@@ -116,6 +116,36 @@ def columns_layout(params: ComputeParams) -> data.StructLayout:
     return data.StructLayout({"n": index_bits(params.max_n), "place": place_layout(params)})
 
 
+def demand_layout(params: ComputeParams) -> data.StructLayout:
+    """What sub-batches need of streamed weights.
+
+    ``at``: the number of the operation that each has next; it ``wants`` its weights, and if it runs
+    ``soon`` is to be waited for, or it ``may`` want them later. ``number``: that of the sub-batch
+    that is looked at.
+    """
+    counter = index_bits(params.program_length)
+    return data.StructLayout(
+        {
+            "at": data.ArrayLayout(counter, params.slots),
+            "wants": params.slots,
+            "soon": params.slots,
+            "may": params.slots,
+            "number": counter,
+        }
+    )
+
+
+def fill_layout(params: ComputeParams) -> data.StructLayout:
+    """A beat of streamed weights: a word for every position, all at one address."""
+    return data.StructLayout(
+        {
+            "valid": 1,
+            "address": index_bits(params.weight_words),
+            "data": data.ArrayLayout(WORD_BITS, CHAIN),
+        }
+    )
+
+
 def tagged_layout(params: ComputeParams) -> data.StructLayout:
     """What a column carries through the requantiser.
 

@@ -6,8 +6,11 @@ import dataclasses
 
 from screc_hw.compute.tensors import (
     CHAIN,
+    Chunk,
     Regions,
+    chunks,
     entry_count,
+    least_stream_words,
     padded_inputs,
     padded_outputs,
     vector_words,
@@ -23,9 +26,6 @@ COLUMNS = (8, 16, 32, 64)
 WORD_BYTES = 8
 """A word of LOAD."""
 
-PART_STEPS = 256
-"""Steps of an operation, about: as long as it takes nothing else gets its turn."""
-
 LINEAR_LATENCY = 34
 """Cycles from a LINEAR's last column in the accumulators to the next operation's first step."""
 
@@ -37,6 +37,9 @@ OUTPUT_LATENCY = 34
 
 INPUT_LATENCY = 10
 """Cycles from the last input of a sub-batch to the first step that needs it."""
+
+FETCH_CYCLES = 30
+"""Cycles of looking for weights to stream and of their way, beside memory latency and beats."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,11 @@ class ComputeParams:
         Words of ``8 · rows`` bytes of one sub-batch's activations.
     weight_steps, requantise_words, program_length
         Depths: steps of weights of all layers, entries, operations.
+    address_bits
+        Width of addresses of the memory that weights are streamed from.
+    stream_words
+        Words of weights of one position that each half of its memory holds where weights are
+        streamed, a power of two; 0 where those of all layers are on chip.
     dot
         Whether the interaction units are built.
     max_fanout
@@ -92,12 +100,17 @@ class ComputeParams:
     program_length: int
     dot: bool = True
     max_fanout: int = 16
+    stream_words: int = 0
+    address_bits: int = 64
 
     def __post_init__(self) -> None:
         for name in ("rows", "lanes", "pair_units"):
             value = getattr(self, name)
             if value < 1 or value & (value - 1):
                 raise ValueError(f"{name} must be a power of two, not {value}")
+        words = self.stream_words
+        if words and (words < 2 or words & (words - 1)):
+            raise ValueError(f"stream_words must be 0 or a power of two from 2 on, not {words}")
         if not MIN_ROWS <= self.rows <= MAX_ROWS:
             raise ValueError(f"rows must lie in {MIN_ROWS}..{MAX_ROWS}, not {self.rows}")
         if self.columns not in COLUMNS:
@@ -118,6 +131,7 @@ class ComputeParams:
             ("requantise_words", 1),
             ("program_length", 1),
             ("max_fanout", CHAIN),
+            ("address_bits", 32),
         ):
             if getattr(self, name) < low:
                 raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")
@@ -149,8 +163,8 @@ class ComputeParams:
 
     @property
     def weight_words(self) -> int:
-        """Words of weights of one position."""
-        return -(-self.weight_steps // self.word_steps)
+        """Words of weights of one position, both halves where they are streamed."""
+        return 2 * self.stream_words or -(-self.weight_steps // self.word_steps)
 
     @property
     def bank_words(self) -> int:
@@ -160,7 +174,7 @@ class ComputeParams:
     @property
     def step_bits(self) -> int:
         """Width of a step's number."""
-        return max(1, (self.weight_steps - 1).bit_length())
+        return max(1, (self.weight_words * self.word_steps - 1).bit_length())
 
     @property
     def bag_parts(self) -> int:
@@ -207,14 +221,21 @@ class ComputeParams:
         lanes: int,
         slots: int = 4,
         pair_units: int | None = None,
+        stream_words: int = 0,
     ) -> ComputeParams:
         """Size a core's maxima for one model; as many interaction units as keep up with the array.
+
+        Weights are streamed where ``stream_words`` is not 0; it is raised to what the layers need.
 
         Raises
         ------
         ValueError
             As the class does.
         """
+        outs = columns // CHAIN
+        if stream_words:
+            stream_words = max(stream_words, least_stream_words(model, outs), 2)
+            stream_words = 1 << (stream_words - 1).bit_length()
         params = cls(
             rows=rows,
             columns=columns,
@@ -228,29 +249,17 @@ class ComputeParams:
             max_n=max(padded_outputs(model)),
             max_dim=max(model.vector_dims),
             activation_words=Regions.of(model).words,
-            weight_steps=sum(weight_steps(model, columns // CHAIN)),
+            weight_steps=sum(weight_steps(model, outs)),
             requantise_words=entry_count(model),
-            program_length=1,
+            program_length=1 + sum(len(layer) for layer in chunks(model, outs, stream_words)),
             dot=model.interaction == "dot",
+            stream_words=stream_words,
         )
-        params = dataclasses.replace(params, program_length=params.operations(model))
         while pair_units is None and params.pair_units < rows:
             if params.pair_cycles(model) <= params.array_steps(model):
                 break
             params = dataclasses.replace(params, pair_units=2 * params.pair_units)
         return params
-
-    # --- program ---
-
-    def part_outputs(self, k: int, n: int) -> int:
-        """Outputs of the parts that a LINEAR is cut into: whole words, or all of them."""
-        each = -(-k // CHAIN) * -(-CHAIN // self.outs)  # steps of a word of outputs
-        return min(n, CHAIN * max(1, PART_STEPS // max(each, CHAIN)))
-
-    def operations(self, model: ModelShape) -> int:
-        """Operations of a model's layer program, at most."""
-        shapes = zip(padded_inputs(model), padded_outputs(model), strict=True)
-        return 1 + sum(-(-n // self.part_outputs(k, n)) for k, n in shapes)
 
     # --- cost ---
 
@@ -286,15 +295,17 @@ class ComputeParams:
         bags = 0 if model.interaction == "dot" else self._bag_parts(model)
         return columns + model.pairs * self.unit_rows + model.dense + bags
 
-    def ahead_cycles(self, model: ModelShape) -> float:
-        """Cycles of a sub-batch alone before it needs a bag: its bottom MLP."""
+    def ahead_cycles(self, model: ModelShape, *, latency: int = 64) -> float:
+        """Cycles of a sub-batch alone before it needs a bag: its bottom MLP.
+
+        ``latency`` cycles from a read of streamed weights to its first beat, here and below.
+        """
         count = len(model.bottom_layers)
-        shapes = list(zip(padded_inputs(model), padded_outputs(model), strict=True))[:count]
-        total = sum(self._linear_cycles(k, n) for k, n in shapes)
+        total = sum(self._layer_cycles(model, latency)[:count])
         if not model.pairs or not count:
             return float(total)
         # the last columns wait in the turn to vectors
-        k, n = shapes[-1]
+        k, n = padded_inputs(model)[count - 1], padded_outputs(model)[count - 1]
         waiting = max(self.turn_cycles(model) - self.linear_steps(k, n), 0)
         return float(total + waiting + self.unit_rows + 1)
 
@@ -302,17 +313,17 @@ class ComputeParams:
         """Cycles in which the bottom output of a sub-batch is turned into vectors."""
         return model.bottom[-1] * (self.unit_rows + 1) if model.pairs and model.dense else 0
 
-    def latency(self, model: ModelShape) -> float:
+    def latency(self, model: ModelShape, *, latency: int = 64) -> float:
         """Cycles of a sub-batch alone, from when all of its inputs are there to its last result."""
-        return self.ahead_cycles(model) + self._behind_cycles(model)
+        return self.ahead_cycles(model, latency=latency) + self._behind_cycles(model, latency)
 
-    def alone_cycles(self, model: ModelShape) -> float:
+    def alone_cycles(self, model: ModelShape, *, latency: int = 64) -> float:
         """Cycles of a sub-batch alone, from its first input to its last result."""
-        bottom = model.dense + INPUT_LATENCY + self.ahead_cycles(model)
+        bottom = model.dense + INPUT_LATENCY + self.ahead_cycles(model, latency=latency)
         bags = self.input_cycles(model) + INPUT_LATENCY
-        return max(bottom, bags) + self._behind_cycles(model)
+        return max(bottom, bags) + self._behind_cycles(model, latency)
 
-    def cycles(self, model: ModelShape, batch: int) -> float:
+    def cycles(self, model: ModelShape, batch: int, *, latency: int = 64) -> float:
         """Steady-state cycles from batch to batch of ``batch`` samples: the slowest part.
 
         Bags are expected ``slots`` sub-batches ahead, and never late.
@@ -324,7 +335,9 @@ class ComputeParams:
             self.turn_cycles(model),
             self.writer_cycles(model),
             self._bag_parts(model),
-            self.alone_cycles(model) / self.slots,
+            self._streamed_interval(model, latency)
+            if self.stream_words
+            else self.alone_cycles(model) / self.slots,
         )
         return float(interval * -(-batch // self.rows))
 
@@ -336,16 +349,61 @@ class ComputeParams:
     def _bottom_outputs(self, model: ModelShape) -> int:
         return sum(padded_outputs(model)[: len(model.bottom_layers)])
 
-    def _linear_cycles(self, k: int, n: int) -> int:
-        return self.linear_steps(k, n) + min(n, self.outs) + LINEAR_LATENCY
+    def _layer_cycles(self, model: ModelShape, latency: int) -> list[int]:
+        """Cycles of every layer of a sub-batch alone."""
+        shapes = zip(padded_inputs(model), padded_outputs(model), strict=True)
+        made = [self.linear_steps(k, n) + min(n, self.outs) + LINEAR_LATENCY for k, n in shapes]
+        if not self.stream_words:
+            return made
+        # the next operation's weights come meanwhile; nothing covers the first one's
+        fetch = FETCH_CYCLES + latency
+        waits = fetch + self._chunks(model)[0][0].beats
+        for number, (k, layer) in enumerate(
+            zip(padded_inputs(model), self._chunks(model), strict=True)
+        ):
+            for chunk in layer:
+                steps = self.linear_steps(k, chunk.outputs)
+                waits += max(fetch + chunk.beats - steps, 0) if chunk.first else 0
+            made[number] += waits
+            following = self._chunks(model)[number + 1 : number + 2]
+            covered = self.linear_steps(k, layer[-1].outputs) + LINEAR_LATENCY
+            waits = max(fetch + following[0][0].beats - covered, 0) if following else 0
+        return made
 
-    def _behind_cycles(self, model: ModelShape) -> float:
+    def _behind_cycles(self, model: ModelShape, latency: int) -> float:
         """Cycles of a sub-batch alone, from the start of its first operation that needs bags."""
-        count = len(model.bottom_layers)
-        shapes = list(zip(padded_inputs(model), padded_outputs(model), strict=True))[count:]
-        total = sum(self._linear_cycles(k, n) for k, n in shapes)
+        total = sum(self._layer_cycles(model, latency)[len(model.bottom_layers) :])
         total += self.pair_cycles(model) + PAIRS_LATENCY if model.pairs else 0
         return float(total + OUTPUT_LATENCY - LINEAR_LATENCY + self.rows)
+
+    def _chunks(self, model: ModelShape) -> list[list[Chunk]]:
+        return chunks(model, self.outs, self.stream_words)
+
+    def _operations(self, model: ModelShape) -> list[tuple[int, Chunk]]:
+        """Inputs and weights of every LINEAR."""
+        layers = zip(padded_inputs(model), self._chunks(model), strict=True)
+        return [(k, chunk) for k, layer in layers for chunk in layer]
+
+    def _streamed_interval(self, model: ModelShape, latency: int) -> float:
+        """Cycles from sub-batch to sub-batch where all slots run every operation in turn."""
+        operations = self._operations(model)
+        total = 0
+        for (k, chunk), (_, after) in zip(
+            operations, [*operations[1:], operations[0]], strict=True
+        ):
+            steps = self.linear_steps(k, chunk.outputs)
+            total += max(
+                self.slots * steps, steps + LINEAR_LATENCY, FETCH_CYCLES + latency + after.beats
+            )
+        # results leave in order, one sub-batch's after the other's
+        return (total + (self.slots - 1) * (OUTPUT_LATENCY + self.rows)) / self.slots
+
+    def streamed_beats(self, model: ModelShape, batches: int) -> float:
+        """Beats of weights read for ``batches`` sub-batches, ``slots`` of which share a pass."""
+        if not self.stream_words:
+            return 0.0
+        beats = sum(chunk.beats for _, chunk in self._operations(model))
+        return float(beats * -(-batches // self.slots))
 
     def resources(self) -> Resources:
         """Estimate what the core costs; see ``compute.cost``."""

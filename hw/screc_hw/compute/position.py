@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Array, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.data import View
 from amaranth.lib.wiring import In, Out
 
-from screc_hw.compute.layouts import bank_write_layout, operands_layout, step_layout
+from screc_hw.compute.layouts import (
+    bank_write_layout,
+    fill_layout,
+    operands_layout,
+    step_layout,
+)
 from screc_hw.compute.memories import WORD_BITS, BankedMemory
 from screc_hw.compute.params import ComputeParams
 from screc_hw.compute.spread import copies
@@ -41,6 +46,8 @@ class Position(wiring.Component):
     step : In(step_layout(params))
     next : Out(step_layout(params))
         The step for the position after this.
+    fill : In(fill_layout(params))
+        Where weights are streamed: those of all positions. None are loaded then.
     operands : Out(operands_layout(params))
     """
 
@@ -52,12 +59,15 @@ class Position(wiring.Component):
     step: View[Any]
     next: View[Any]
     operands: View[Any]
+    fill: View[Any]
 
     def __init__(self, params: ComputeParams, number: int) -> None:
         self._params = params
         self._number = number
+        fill = {"fill": In(fill_layout(params))} if params.stream_words else {}
         super().__init__(
             {
+                **fill,
                 "config": In(stream.Signature(config_layout(), always_ready=True)),
                 "write": In(bank_write_layout(params)),
                 "step": In(step_layout(params)),
@@ -112,21 +122,37 @@ class Position(wiring.Component):
         """Build the bank of weights; return what is read, two cycles after the step."""
         p = self._params
         m.submodules.weights = store = BankedMemory(WORD_BITS, p.weight_words)
-        word = self.config.payload
-        bits = (CHAIN - 1).bit_length()
         load: Any = Signal(store.write.shape(), name="load")
-        m.d.sync += [
-            load.enable.eq(
-                self.config.valid
-                & (word.target == LoadTarget.WEIGHTS)
-                & (word.address[:bits] == self._number)
-                & (word.address[bits:] < p.weight_words)
-            ),
-            load.address.eq(word.address[bits:]),
-            load.data.eq(word.data),
-        ]
+        comes, address, coming = self._coming()
+        m.d.sync += [load.enable.eq(comes), load.address.eq(address), load.data.eq(coming)]
         m.d.comb += [
             store.write.eq(load),
             store.address[0].eq(self.step.weight >> (p.word_steps - 1).bit_length()),
         ]
         return store.data[0]
+
+    def _coming(self) -> tuple[Value, Value, Value]:
+        """Return whether a word of weights comes for this position, its address and the word."""
+        p = self._params
+        if p.stream_words:
+            return self.fill.valid, self.fill.address, self.fill.data[self._number]
+        word = self.config.payload
+        bits = (CHAIN - 1).bit_length()
+        # nibbles come for two neighbours at once, which share all but the lowest bit of the number
+        nibbles = word.target == LoadTarget.WEIGHTS4
+        low = WORD_BITS // 2 * (self._number % 2)
+        codes = [word.data[at : at + 4] for at in range(low, low + WORD_BITS // 2, 4)]
+        unpacked = Cat(Cat(code, code[-1].replicate(4)) for code in codes)
+        whole, shared = word.address[bits:], word.address[bits - 1 :]
+        mine = Mux(
+            nibbles,
+            (word.address[: bits - 1] == self._number // 2) & (shared < p.weight_words),
+            (word.target == LoadTarget.WEIGHTS)
+            & (word.address[:bits] == self._number)
+            & (whole < p.weight_words),
+        )
+        return (
+            self.config.valid & mine,
+            Mux(nibbles, shared, whole),
+            Mux(nibbles, unpacked, word.data),
+        )

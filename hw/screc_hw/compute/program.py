@@ -14,11 +14,11 @@ from screc_hw.compute.params import ComputeParams
 from screc_hw.compute.tensors import (
     CHAIN,
     Regions,
+    chunks,
     concat_parts,
     padded_inputs,
     padded_outputs,
     vector_bases,
-    weight_steps,
     words,
 )
 from screc_hw.model import ModelShape
@@ -33,7 +33,15 @@ from screc_hw.protocol import (
     pack,
 )
 
-__all__ = ["layer_program", "program_words", "requantise_words", "shape_word", "weight_words"]
+__all__ = [
+    "layer_program",
+    "pack_nibbles",
+    "program_words",
+    "requantise_words",
+    "shape_word",
+    "streamed_beats",
+    "weight_words",
+]
 
 Entry = tuple[int, int, int]
 """Bias, m and s of a channel."""
@@ -43,6 +51,8 @@ def weight_words(
     weights: list[NDArray[np.int8]], model: ModelShape, params: ComputeParams
 ) -> NDArray[np.uint64]:
     """Words of LOAD ``WEIGHTS``: for every few steps, a word for each of the 8 positions.
+
+    Where weights are streamed, the same words are a beat in memory, and a layer begins with one.
 
     Parameters
     ----------
@@ -65,11 +75,31 @@ def weight_words(
             padded[: len(weight), start:k] = weight[:, bottom:]
         image = padded.reshape(groups, outs, links, CHAIN).transpose(0, 2, 3, 1)
         images.append(image.reshape(-1, CHAIN, outs))
+        if params.stream_words:
+            images.append(np.zeros((-len(images[-1]) % params.word_steps, CHAIN, outs), np.int8))
     whole = np.concatenate(images)
     pad = -len(whole) % params.word_steps
     whole = np.concatenate([whole, np.zeros((pad, CHAIN, outs), np.int8)])
     parts = whole.reshape(-1, params.word_steps, CHAIN, outs).transpose(0, 2, 1, 3)
     return np.ascontiguousarray(parts).reshape(-1).view("<u8")
+
+
+def streamed_beats(model: ModelShape, params: ComputeParams) -> int:
+    """Beats of memory that streamed weights take, 0 where they are on chip."""
+    layers = chunks(model, params.outs, params.stream_words)
+    return sum(chunk.beats for layer in layers for chunk in layer)
+
+
+def pack_nibbles(weights: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Words of LOAD ``WEIGHTS4`` from those of ``WEIGHTS``: half as many.
+
+    Parameters
+    ----------
+    weights
+        uint64, an even count of words; every byte is a code in [-7, 7].
+    """
+    codes = weights.view(np.uint8).reshape(-1, 2) & 0xF
+    return np.ascontiguousarray(codes[:, 0] | codes[:, 1] << 4).view("<u8")
 
 
 def shape_word(model: ModelShape, params: ComputeParams) -> int:
@@ -97,9 +127,9 @@ def layer_program(model: ModelShape, params: ComputeParams) -> list[dict[str, in
     regions = Regions.of(model)
     turns = (regions.a, regions.b)
     inputs, outputs = padded_inputs(model), padded_outputs(model)
-    steps = weight_steps(model, params.outs)
+    cut = chunks(model, params.outs, params.stream_words)
     program: list[dict[str, int]] = []
-    weight = entry = 0
+    entry = 0
     bottoms = len(model.bottom_layers)
     dot = model.interaction == "dot"
     for number, layer in enumerate((*model.bottom_layers, *model.top_layers)):
@@ -119,7 +149,7 @@ def layer_program(model: ModelShape, params: ComputeParams) -> list[dict[str, in
                     }
                 )
             entry += 2  # copy, pairs
-        operation = {
+        whole = {
             "operation": int(Operation.LINEAR),
             "source": int(Source.DENSE if bottom and i == 0 else Source.ACTIVATION),
             "source_base": turns[(i + 1) % 2],
@@ -127,45 +157,34 @@ def layer_program(model: ModelShape, params: ComputeParams) -> list[dict[str, in
             "destination_base": turns[i % 2],
             "relu": int(layer.relu),
             "wait_features": int(not bottom and i == 0),
+            "urgent": int(bottom and dot),
             "k": inputs[number],
-            "n": outputs[number],
-            "weight_base": weight,
-            "requantise_base": entry,
         }
         if i == 0:
-            operation["source_base"] = regions.dense if bottom else regions.concat
+            whole["source_base"] = regions.dense if bottom else regions.concat
         if final and bottom:
-            operation["destination_base"] = regions.concat
+            whole["destination_base"] = regions.concat
             if dot:
-                operation["destination"] = int(Destination.FEATURE)
+                whole["destination"] = int(Destination.FEATURE)
         if final and not bottom:
-            operation["destination"] = int(Destination.OUTPUT)
-            operation["last"] = 1
-        program += _parts(operation, params)
-        weight += steps[number]
+            whole["destination"] = int(Destination.OUTPUT)
+            whole["last"] = 1
+        program += [
+            whole
+            | {
+                "destination_base": whole["destination_base"] + chunk.first // CHAIN,
+                "n": chunk.outputs,
+                "weight_base": chunk.base,
+                "weight_beats": chunk.beats,
+                "requantise_base": entry + chunk.first,
+                "independent": int(chunk.first > 0),
+            }
+            for chunk in cut[number]
+        ]
         entry += outputs[number]
     for operation in program:
         pack(LAYER_FIELDS, **operation)
     return program
-
-
-def _parts(operation: dict[str, int], params: ComputeParams) -> list[dict[str, int]]:
-    """Cut a LINEAR into parts of some outputs, between which another sub-batch gets its turn."""
-    k, n = operation["k"], operation["n"]
-    size = params.part_outputs(k, n)
-    if operation["destination"] != Destination.ACTIVATION or n <= size:
-        return [operation]
-    return [
-        operation
-        | {
-            "n": min(size, n - first),
-            "destination_base": operation["destination_base"] + first // CHAIN,
-            "weight_base": operation["weight_base"] + words(k) * first // params.outs,
-            "requantise_base": operation["requantise_base"] + first,
-            "independent": int(first > 0),
-        }
-        for first in range(0, n, size)
-    ]
 
 
 def program_words(model: ModelShape, params: ComputeParams) -> list[int]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.data import View
 from amaranth.lib.wiring import In, Out
 
 from screc_hw.compute.layouts import (
     OPERATION_WORDS,
+    demand_layout,
     done_layout,
     linear_layout,
     operation_layout,
@@ -38,8 +39,8 @@ class Sequencer(wiring.Component):
     """Looks at one sub-batch after the other and starts the operation that it is at.
 
     An operation starts when the one before it is done, or need not be, its inputs are there and its
-    unit takes it. The oldest sub-batch that can go on does; only the oldest may give results, so
-    they leave in order.
+    unit takes it. The oldest sub-batch that can go on does, urgent operations first; only the oldest
+    may give results, so they leave in order.
 
     **Latency** 4 cycles. **Throughput** a sub-batch looked at per cycle; a start, after which the
     looks begin anew, in 5 to 4 + ``slots``.
@@ -70,6 +71,11 @@ class Sequencer(wiring.Component):
         Slot of the oldest sub-batch; where there is none, of the next.
     busy : Out(1)
         Something of a sub-batch is here.
+    present, half : In(1)
+        Where weights are streamed: those of ``demand.number``, two cycles ago, are in this half of
+        the memory and may be run from.
+    demand : Out(demand_layout(params))
+        Likewise: which operations' weights are needed next.
     """
 
     config: stream.Interface
@@ -87,11 +93,16 @@ class Sequencer(wiring.Component):
     release: Signal
     oldest: Signal
     busy: Signal
+    present: Signal
+    half: Signal
+    demand: View[data.StructLayout]
 
     def __init__(self, params: ComputeParams) -> None:
         self._params = params
+        streamed = {"present": In(1), "half": In(1), "demand": Out(demand_layout(params))}
         super().__init__(
             {
+                **(streamed if params.stream_words else {}),
                 "config": In(stream.Signature(config_layout(), always_ready=True)),
                 "dense": In(1),
                 "bags": In(1),
@@ -150,28 +161,32 @@ class Sequencer(wiring.Component):
                 ]
 
         # a look: counter to memory, memory, its register, conditions; then the offer
-        op = self._program(m, counters, looked)
+        op, number = self._program(m, counters, looked)
         places: list[Any] = [looked]
         places += [Signal.like(looked, name=f"looked_{n}") for n in range(LOOK_CYCLES)]
         m.d.sync += [later.eq(before) for before, later in itertools.pairwise(places)]
         checked, offered = places[-2:]
-        fits, is_linear, first = Signal(), Signal(), Signal()
+        fits, is_linear, urgent, first = Signal(), Signal(), Signal(), Signal()
         # without anything of a sub-batch nothing starts, whatever the memory holds before LOAD
-        present = Signal()
+        occupied = Signal()
         linear, pairs = self.linear, self.pairs
         to_linear = op.operation == Operation.LINEAR
         to_output = op.destination == Destination.OUTPUT
+        inputs = ((op.source != Source.DENSE) | ~to_linear | Array(dense)[checked]) & (
+            ~op.wait_features | Array(bags)[checked]
+        )
         m.d.sync += [
             first.eq(checked == oldest),
             is_linear.eq(to_linear),
+            urgent.eq(op.urgent),
             fits.eq(
                 (~Array(running)[checked] | op.independent)
-                & ((op.source != Source.DENSE) | ~to_linear | Array(dense)[checked])
-                & (~op.wait_features | Array(bags)[checked])
+                & inputs
+                & ((self.present | ~to_linear) if p.stream_words else 1)
                 & (~to_output | ((checked == oldest) & self.output_free))
                 & ((op.destination != Destination.FEATURE) | self.turn_free)
                 & (op.k != 0)
-                & present
+                & occupied
             ),
         ]
         base = Signal(index_bits(p.bank_words), name="base")
@@ -180,7 +195,7 @@ class Sequencer(wiring.Component):
                 with m.Case(slot):
                     m.d.sync += [
                         base.eq(slot * p.activation_words),
-                        present.eq(dense[slot] | bags[slot]),
+                        occupied.eq(dense[slot] | bags[slot]),
                     ]
         for unit in (linear, pairs):
             place = unit.place
@@ -197,7 +212,9 @@ class Sequencer(wiring.Component):
             linear.links.eq((op.k - 1) >> LOG2),
             linear.tail.eq((op.k - 1)[:LOG2]),
             linear.n.eq(op.n - 1),
-            linear.weight.eq(op.weight_base),
+            linear.weight.eq(
+                Cat(Const(0, p.step_bits - 1), self.half) if p.stream_words else op.weight_base
+            ),
             pairs.slot.eq(checked),
             pairs.vectors.eq(op.n - 1),
             pairs.links.eq((op.k - 1) >> LOG2),
@@ -207,9 +224,10 @@ class Sequencer(wiring.Component):
         # a round begins with the oldest; a unit that becomes free in it waits for the next
         start, free, free_then = Signal(), Signal(), Signal()
         stale = Signal(LOOK_CYCLES)  # looks from before a start
+        hurry = Signal(p.slots)  # urgent operations that can start
         m.d.comb += [
             free.eq(Mux(first, self.linear_free, free_then)),
-            self.start_linear.eq(fits & is_linear & free & ~stale[0]),
+            self.start_linear.eq(fits & is_linear & free & (urgent | ~hurry.any()) & ~stale[0]),
             self.start_pairs.eq(fits & ~is_linear & self.pairs_free & ~stale[0]),
             start.eq(self.start_linear | self.start_pairs),
         ]
@@ -218,6 +236,8 @@ class Sequencer(wiring.Component):
             stale.eq(Mux(start, -1, stale >> 1)),
             looked.eq(Mux(start, oldest, after(looked))),
         ]
+        with m.If(~stale[0]):
+            m.d.sync += hurry.bit_select(offered, 1).eq(fits & urgent & ~start)
         with m.If(start):
             m.d.sync += counters[offered].eq(Mux(linear.place.last, 0, counters[offered] + 1))
         for slot in slots:
@@ -228,10 +248,44 @@ class Sequencer(wiring.Component):
                 ended.eq(Cat(done.valid & (done.slot == slot) for done in self.done).any()),
             ]
             m.d.sync += pending[slot].eq(pending[slot] + begun - ended)
+        if p.stream_words:
+            # of the operation that a sub-batch has next, as of the last look
+            lacks, queues = (Signal(p.slots, name=n) for n in ("lacks", "queues"))
+            pairing = Signal(p.slots)
+            lacking, queueing = Signal(), Signal()
+            m.d.sync += [lacking.eq(~inputs), queueing.eq(to_output & (checked != oldest))]
+            with m.If(start):
+                m.d.sync += [
+                    lacks.bit_select(offered, 1).eq(0),
+                    queues.bit_select(offered, 1).eq(0),
+                    pairing.bit_select(offered, 1).eq(~is_linear),
+                ]
+            with m.Elif(~stale[0]):
+                m.d.sync += [
+                    lacks.bit_select(offered, 1).eq(lacking),
+                    queues.bit_select(offered, 1).eq(queueing),
+                ]
+            m.d.comb += self.demand.number.eq(number)
+            for slot in slots:
+                here = running[slot] | dense[slot] | bags[slot]
+                # what follows pairs is not needed soon; operation 0 is the next sub-batch's
+                paired = running[slot] & pairing[slot]
+                ends = running[slot] & (counters[slot] == 0)
+                far = ends | (paired & (oldest != slot))
+                wants = here & ~lacks[slot] & ~far
+                m.d.comb += [
+                    self.demand.at[slot].eq(counters[slot]),
+                    self.demand.wants[slot].eq(wants),
+                    self.demand.soon[slot].eq(wants & ~paired & ~queues[slot]),
+                    self.demand.may[slot].eq(far),
+                ]
         return m
 
-    def _program(self, m: Module, counters: Any, looked: Signal) -> Any:
-        """Build the program memory; return the operation of ``looked``, three cycles later."""
+    def _program(self, m: Module, counters: Any, looked: Signal) -> tuple[Any, Signal]:
+        """Build the program memory; return the operation of ``looked``, three cycles later.
+
+        And its number, a cycle later.
+        """
         words = []
         counter = Signal.like(counters[0], name="counter")
         m.d.sync += counter.eq(counters[looked])
@@ -249,4 +303,4 @@ class Sequencer(wiring.Component):
             words.append(store.data[0])
         op: Any = Signal(operation_layout(), name="operation")
         m.d.comb += op.eq(Cat(*words))
-        return op
+        return op, counter

@@ -14,6 +14,10 @@ CHAIN = 8
 """Products that are added before they are taken apart: as many as a field of a packed sum holds."""
 
 
+PART_STEPS = 256
+"""Steps of an operation, about: as long as it takes nothing else gets its turn."""
+
+
 def words(components: int) -> int:
     """Words of the activation memory that a tensor takes: 8 components of every sample each."""
     return -(-components // CHAIN)
@@ -98,6 +102,96 @@ def padded_inputs(model: ModelShape) -> list[int]:
 def entry_count(model: ModelShape) -> int:
     """Requantise entries: every computed output, the copy's and the pairs'."""
     return sum(padded_outputs(model)) + 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """Weights of an operation: those of ``outputs`` outputs of a layer, from ``first`` on.
+
+    On chip they begin at step ``base``, and ``beats`` is 0. Streamed, they are ``beats`` beats of
+    memory from beat ``base`` on, each a word of every position.
+    """
+
+    first: int
+    outputs: int
+    base: int
+    beats: int
+
+
+def chunks(model: ModelShape, outs: int, stream_words: int = 0) -> list[list[Chunk]]:
+    """Cut every layer, bottom before top, into operations over parts of its outputs.
+
+    The bottom output that ``dot`` reads is not cut.
+
+    Parameters
+    ----------
+    model
+        The layers.
+    outs
+        Outputs that are worked on together.
+    stream_words
+        Words of a position that one operation's weights may take. 0: all are on chip, and a part
+        has about :data:`PART_STEPS` steps, for others to get their turn.
+
+    Raises
+    ------
+    ValueError
+        If ``stream_words`` is less than :func:`least_stream_words`.
+    """
+    shapes = list(zip(padded_inputs(model), padded_outputs(model), strict=True))
+    cut: list[list[Chunk]] = []
+    if not stream_words:
+        bases = itertools.accumulate(weight_steps(model, outs), initial=0)
+        made_at_once = len(model.bottom_layers) - 1 if model.interaction == "dot" else None
+        for number, ((k, n), base) in enumerate(zip(shapes, bases, strict=False)):
+            each = words(k) * -(-CHAIN // outs)  # steps of a word of outputs
+            size = CHAIN * max(1, PART_STEPS // max(each, CHAIN))
+            if number == made_at_once:
+                size = n
+            cut.append(
+                [
+                    Chunk(first, min(size, n - first), base + words(k) * first // outs, 0)
+                    for first in range(0, n, size)
+                ]
+            )
+        return cut
+    least = least_stream_words(model, outs)
+    if stream_words < least:
+        raise ValueError(f"stream_words must be at least {least} for {model.name}: {stream_words}")
+    base = 0
+    for k, n in shapes:
+        # 8 outputs are whole words of weights and of results; parts of nearly the same size
+        units = words(n)
+        fits = (
+            max(1, stream_words // words(k)) if streamed_words(k, n, outs) > stream_words else units
+        )
+        parts = -(-units // fits)
+        edges = [min(n, CHAIN * (units * part // parts)) for part in range(parts)] + [n]
+        cut.append([])
+        for first, last in itertools.pairwise(edges):
+            beats = streamed_words(k, last - first, outs)
+            cut[-1].append(Chunk(first, last - first, base, beats))
+            base += beats
+    return cut
+
+
+def streamed_words(k: int, n: int, outs: int) -> int:
+    """Words of one position that the weights of ``n`` outputs of ``k`` inputs take."""
+    return -(-words(k) * -(-n // outs) * outs // CHAIN)
+
+
+def least_stream_words(model: ModelShape, outs: int) -> int:
+    """Words of a position that must fit, or a layer cannot be cut.
+
+    Operations have whole words of outputs, and the bottom output that ``dot`` reads is made at
+    once.
+    """
+    shapes = list(zip(padded_inputs(model), padded_outputs(model), strict=True))
+    needed = [streamed_words(k, min(n, CHAIN), outs) for k, n in shapes]
+    if model.dense and model.interaction == "dot":
+        k, n = shapes[len(model.bottom_layers) - 1]
+        needed.append(streamed_words(k, n, outs))
+    return max(needed)
 
 
 def weight_steps(model: ModelShape, outs: int) -> list[int]:

@@ -35,7 +35,7 @@ def memory_counters_layout() -> data.StructLayout:
 
 def compute_counters_layout() -> data.StructLayout:
     """Counters of a compute core, in the order of their registers, 32 bits each."""
-    return data.StructLayout({"busy": 32, "active": 32, "waiting": 32})
+    return data.StructLayout({"busy": 32, "active": 32, "waiting": 32, "weight_beats": 32})
 
 
 def register_map(*, memory: int, compute: int) -> list[dict[str, Any]]:

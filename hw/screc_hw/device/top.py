@@ -13,9 +13,11 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from screc_hw.axi import LiteSignature, ReadSignature, WriteSignature
+from screc_hw.axi.arbiter import ReadArbiter
 from screc_hw.axi.guard import ReadGuard
 from screc_hw.combiner.core import Combiner
 from screc_hw.compute.core import ComputeCore
+from screc_hw.compute.params import ComputeParams
 from screc_hw.device.control import (
     Control,
     compute_counters_layout,
@@ -60,9 +62,11 @@ COMPUTE_TARGETS = frozenset(
     {
         LoadTarget.PROGRAM,
         LoadTarget.WEIGHTS,
+        LoadTarget.WEIGHTS4,
         LoadTarget.REQUANTISE,
         LoadTarget.SIGMOID,
         LoadTarget.COMPUTE_SHAPE,
+        LoadTarget.WEIGHT_REGION,
     }
 )
 
@@ -106,6 +110,7 @@ class Device(wiring.Component):
     host_write : Out(WriteSignature(data_bits=512))
         Writes results.
     gmem : Out(ReadSignature(data_bits=params.gather.port_bits)).array(params.memory)
+        Compute cores read streamed weights there too, core ``c`` on port ``c mod memory``.
     """
 
     control: Any
@@ -122,7 +127,9 @@ class Device(wiring.Component):
                 "interrupt": Out(1),
                 "host_read": Out(ReadSignature(data_bits=params.host.port_bits)),
                 "host_write": Out(WriteSignature(data_bits=params.host.port_bits)),
-                "gmem": Out(ReadSignature(data_bits=params.gather.port_bits)).array(params.memory),
+                "gmem": Out(
+                    ReadSignature(data_bits=params.gather.port_bits, id_bits=params.port_id_bits)
+                ).array(params.memory),
             }
         )
 
@@ -151,9 +158,9 @@ class Device(wiring.Component):
             ReadGuard(
                 data_bits=p.gather.port_bits,
                 address_bits=p.gather.address_bits,
-                id_bits=1,
+                id_bits=p.port_id_bits,
                 timeout_cycles=p.host.read_timeout_cycles,
-                outstanding=p.gather.port_beats,
+                outstanding=p.port_beats,
             )
             for _ in range(p.memory)
         ]
@@ -177,12 +184,16 @@ class Device(wiring.Component):
             zip(parts.memory, guards, self.gmem, strict=True)
         ):
             m.submodules[f"guard_{i}"] = guard
-            wiring.connect(m, gather.axi, guard.i)
+            streams = parts.compute[i :: p.memory] if p.core.stream_words else []
+            if streams:
+                _share(m, f"port_{i}", [gather.axi, *(core.axi for core in streams)], guard.i)
+            else:
+                wiring.connect(m, gather.axi, guard.i)
             wiring.connect(m, guard.o, wiring.flipped(port))
         m.d.comb += self.interrupt.eq(parts.control.interrupt)
         _connect_streams(m, parts)
         _connect_config(m, parts)
-        _connect_counters(m, parts)
+        _connect_counters(m, parts, p.core)
         self._run(m, parts, guards)
         return m
 
@@ -208,6 +219,10 @@ class Device(wiring.Component):
         ]
         for i, core in enumerate(parts.memory):
             m.d.comb += [core.base.eq(control.gmem[i]), core.clear.eq(control.start)]
+        if self._params.core.stream_words:
+            for i, compute in enumerate(parts.compute):
+                base = control.gmem[i % self._params.memory]
+                m.d.comb += [compute.weight_base.eq(base), compute.clear.eq(control.start)]
         # with lookups lost, the block ends by its status, not by its bags
         m.d.sync += parts.combiner.abort.eq(Cat(core.lost for core in parts.memory).any())
         done = reader.done & writer.idle & _settled(m, parts)
@@ -243,6 +258,23 @@ def _settled(m: Module, parts: Parts) -> Value:
         settled.eq(still.all() & parts.combiner.idle),
     ]
     return settled
+
+
+def _share(m: Module, name: str, masters: list[Any], port: Any) -> None:
+    """Join ``masters`` with a guarded port; its IDs are as wide as an arbiter's of the most."""
+    first = masters[0].signature
+    arbiter = ReadArbiter(
+        len(masters),
+        data_bits=first.data_bits,
+        address_bits=len(masters[0].araddr),
+        id_bits=len(masters[0].arid),
+    )
+    m.submodules[name] = arbiter
+    for master, slot in zip(masters, arbiter.i, strict=True):
+        wiring.connect(m, master, slot)
+    for member, side in port.signature.members.items():
+        inner, outer = getattr(arbiter.o, member), getattr(port, member)
+        m.d.comb += outer.eq(inner) if side.flow is In else inner.eq(outer)
 
 
 def _changes(m: Module, counter: Value) -> Value:
@@ -293,7 +325,7 @@ def _connect_config(m: Module, parts: Parts) -> None:
         m.d.comb += [sink.valid.eq(out.valid), sink.payload.eq(out.payload)]
 
 
-def _connect_counters(m: Module, parts: Parts) -> None:
+def _connect_counters(m: Module, parts: Parts, params: ComputeParams) -> None:
     control, writer = parts.control, parts.writer
     errors: list[Value] = [gather.range_errors for gather in parts.memory]
     for i, rebuild in enumerate(parts.tt):
@@ -306,8 +338,14 @@ def _connect_counters(m: Module, parts: Parts) -> None:
             )
     for counters, core in zip(control.compute_counters, parts.compute, strict=True):
         for name in compute_counters_layout().members:
-            m.d.comb += counters[name].eq(getattr(core, name))
-    m.d.sync += writer.read_error.eq(Cat(gather.axi_error for gather in parts.memory).any())
+            if name != "weight_beats" or params.stream_words:
+                m.d.comb += counters[name].eq(getattr(core, name))
+    failed = [gather.axi_error for gather in parts.memory]
+    for i, core in enumerate(parts.compute if params.stream_words else []):
+        error = Signal(name=f"weight_error_{i}")
+        m.d.sync += error.eq(core.weight_error | (error & ~control.start))
+        failed.append(error)
+    m.d.sync += writer.read_error.eq(Cat(failed).any())
     m.d.comb += [
         writer.range_errors.eq(registered_sum(m, errors, 32)),
         control.blocks.eq(writer.done_blocks),

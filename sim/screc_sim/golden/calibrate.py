@@ -48,6 +48,9 @@ ROWS_OBSERVED = 1 << 14
 BIAS_ONLY_LOG2 = 15
 """Accumulator steps (log2) of the bias of a channel without weights: finer than any int8 output."""
 
+CLIPS_TRIED, SMALLEST_CLIP = 33, 0.4
+"""Scales tried for a channel of 4-bit weights, as shares of the one that holds the largest."""
+
 SAMPLES_TRIED = 1024
 """Samples, the first ones, that the rules of ``auto`` are compared on."""
 
@@ -414,6 +417,25 @@ class _Mlp:
         return tuple(done), x
 
 
+def _weight_steps(weight: NDArray[np.float64], limit: int) -> NDArray[np.float64]:
+    """Real value of one code of every channel's weights; 0 where all of them are 0.
+
+    The largest weight gets the largest code; with few codes, less where that is nearer to the
+    weights in squared error.
+    """
+    whole = np.abs(weight).max(axis=1, initial=0.0) / limit
+    if limit == INT8_MAX:
+        return whole
+    best, least = whole, np.full(len(weight), np.inf)
+    for share in np.linspace(1, SMALLEST_CLIP, CLIPS_TRIED):
+        step = np.where(whole > 0, whole * share, 1.0)[:, None]
+        codes = np.clip(np.rint(weight / step), -limit, limit)
+        error = np.square(codes * step - weight).sum(axis=1)
+        best = np.where(error < least, whole * share, best)
+        least = np.minimum(error, least)
+    return best
+
+
 def quantise_linear(
     shape: LayerShape,
     layer: FloatLinear,
@@ -451,13 +473,14 @@ def quantise_linear(
     real_weight = layer.weight.astype(np.float64)
     real_bias = layer.bias.astype(np.float64)
     bound = 1 << (ACC_BITS - 1)
-    step = np.abs(real_weight).max(axis=1, initial=0.0) / INT8_MAX
+    limit = CODE_LIMITS[shape.format]
+    step = _weight_steps(real_weight, limit)
     bias_only = np.abs(real_bias) / scale_in / (1 << BIAS_ONLY_LOG2)
     step = np.where(step > 0, step, np.where(bias_only > 0, bias_only, 1.0))
-    if layer.scale is not None:
+    if layer.scale is not None and limit == INT8_MAX:  # such scales are of int8 codes
         step = np.where(layer.scale > 0, layer.scale, step)
     while True:
-        weight = np.rint(real_weight / step[:, None])
+        weight = np.clip(np.rint(real_weight / step[:, None]), -limit, limit)
         bias = np.rint(real_bias / (scale_in * step)) - zero * weight.sum(axis=1)
         swing = INT8_MAX * np.abs(weight).sum(axis=1)
         worst = swing + np.abs(bias)

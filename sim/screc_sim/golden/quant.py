@@ -84,9 +84,9 @@ class PackedSource(RowSource, Protocol):
 class QuantLinear:
     """A linear layer in integers.
 
-    ``weight`` int8 ``(n, k)`` in [-127, 127]; ``bias`` int32 ``(n,)``; ``m`` uint16 and ``s`` uint8
-    ``(n,)``: requantisation to the next tensor's scale (the last layer: to Q5.11);
-    ``scale`` float64 ``(n,)``: real value of one accumulator step.
+    ``weight`` int8 ``(n, k)`` in [-127, 127], with 4 bits in [-7, 7]; ``bias`` int32 ``(n,)``;
+    ``m`` uint16 and ``s`` uint8 ``(n,)``: requantisation to the next tensor's scale (the last
+    layer: to Q5.11); ``scale`` float64 ``(n,)``: real value of one accumulator step.
     """
 
     weight: NDArray[np.int8]
@@ -462,6 +462,14 @@ class _Reader:
             name: self(f"{shape.name}.{name}", sizes.get(name, (shape.n,)), dtype)
             for name, dtype in _LAYER_ARRAYS.items()
         }
+        limit = CODE_LIMITS[shape.format]
+        wrong = np.argwhere(np.abs(arrays["weight"].astype(np.int16)) > limit)
+        if len(wrong):
+            n, k = wrong[0]
+            raise ValueError(
+                f"{self._path}: layer {shape.name!r}: weight {k} of channel {n} must lie in "
+                f"[{-limit}, {limit}] ({shape.format}), not {arrays['weight'][n, k]}"
+            )
         return QuantLinear(relu=shape.relu, **arrays)
 
 

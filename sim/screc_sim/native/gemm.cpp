@@ -3,8 +3,11 @@
 #include <array>
 
 #include "bench.h"
+#include "memory_port.h"
 
 namespace {
+
+constexpr uint64_t BEAT_BYTES = 64, BOUNDARY_BYTES = 4096;
 
 class Gemm : Bench {
 public:
@@ -12,7 +15,10 @@ public:
         : Bench(job), dense_(read_file<uint32_t>(job.text("dense"))),
           words_(read_file<uint32_t>(job.text("words"))), count_(job.number("count")),
           words_each_(job.number("words_each")), patience_(job.number("patience")),
-          results_("results", job.text("results")), array_(job.number("operations")), pairs_(1) {}
+          results_("results", job.text("results")), array_(job.number("operations")), pairs_(1),
+          image_(read_file<uint8_t>(job.text("weights"))), base_(job.number("weight_base")),
+          memory_(1, BEAT_BYTES, job.number("latency_low"), job.number("latency_high"),
+                  job.number("seed")) {}
 
     void run() {
         reset();
@@ -29,6 +35,8 @@ public:
                     static_cast<uint64_t>(model_.PORT_active),
                     static_cast<uint64_t>(model_.PORT_waiting), checks_.violations,
                     checks_.first.c_str());
+        std::printf(", \"weight_beats\": %" PRIu64 ", \"weight_errors\": %" PRIu64, weight_beats_,
+                    weight_errors_);
         print("starts", starts_);
         print("ends", ends_);
         print("array_cycles", array_.cycles);
@@ -87,9 +95,10 @@ private:
             }
             model_.PORT_words_valid = offered_word;
             model_.PORT_results_ready = !random_.chance(result_stall);
+            answer();
             model_.eval();
             // transfers of this cycle
-            bool moved = complete;
+            bool moved = read() || complete;
             if (offered_dense && model_.PORT_dense_ready) {
                 ++taken_dense;
                 offered_dense = false;
@@ -120,6 +129,43 @@ private:
         finished_ = true;
     }
 
+#ifdef PORT_axi_arvalid
+    // Weights that are streamed: what the memory does in this cycle ...
+    void answer() {
+        memory_.advance(cycle_);
+        set(model_.PORT_weight_base, job_.number("memory"));
+        model_.PORT_axi_arready = !random_.chance(job_.real("ar_stall"));
+        uint64_t address;
+        const bool valid = memory_.available(0, cycle_, address) &&
+                           !random_.chance(job_.real("r_gap"));
+        model_.PORT_axi_rvalid = valid;
+        if (!valid) return;
+        std::memcpy(&model_.PORT_axi_rdata, &image_[address - base_], BEAT_BYTES);
+        model_.PORT_axi_rresp = 0;
+        model_.PORT_axi_rlast = memory_.give(0);
+        ++weight_beats_;
+    }
+    // ... and what it is asked for; returns whether anything moved.
+    bool read() {
+        weight_errors_ += model_.PORT_weight_error;
+        if (!model_.PORT_axi_rready) checks_.fail(cycle_, "a beat of weights was not taken");
+        if (!model_.PORT_axi_arvalid || !model_.PORT_axi_arready) return false;
+        const uint64_t address = model_.PORT_axi_araddr, beats = model_.PORT_axi_arlen + 1;
+        const uint64_t end = address + beats * BEAT_BYTES;
+        const bool inside = address >= base_ && end <= base_ + image_.size();
+        if (!inside) checks_.fail(cycle_, "a read of weights outside of them");
+        if (address / BOUNDARY_BYTES != (end - 1) / BOUNDARY_BYTES)
+            checks_.fail(cycle_, "a burst of weights crosses 4 KiB");
+        if (address % BEAT_BYTES || model_.PORT_axi_arsize != 6 || model_.PORT_axi_arburst != 1)
+            checks_.fail(cycle_, "a burst of weights that is not one of whole beats");
+        if (inside) memory_.take({address, beats}, 0, cycle_);
+        return false;  // what is read ahead need not be run
+    }
+#else
+    void answer() {}
+    bool read() { return false; }
+#endif
+
     void watch(bool& moved) {
         const uint64_t schedule = static_cast<uint64_t>(model_.PORT_schedule);
         const auto field = [schedule](uint32_t low, uint32_t width) {
@@ -136,7 +182,10 @@ private:
     Sink<RESULT_WORDS> results_;
     std::vector<uint64_t> starts_, ends_;
     Unit array_, pairs_;
-    uint64_t loaded_ = 0;
+    const std::vector<uint8_t> image_;
+    const uint64_t base_;
+    FixedMemory memory_;
+    uint64_t loaded_ = 0, weight_beats_ = 0, weight_errors_ = 0;
     bool finished_ = false;
 };
 

@@ -22,10 +22,17 @@ from screc_hw.compute.program import (
     shape_word,
     weight_words,
 )
-from screc_hw.compute.tensors import vector_bases
+from screc_hw.compute.tensors import CHAIN, vector_bases
 from screc_hw.model import LayerShape, ModelShape
 from screc_hw.numerics import IDENTITY_REQUANTISE, INT8_MAX, requantise_params, sigmoid_table
-from screc_hw.protocol import RESULT_FIELDS, LoadTarget, Operation
+from screc_hw.protocol import (
+    BEAT_BYTES,
+    REGION_FIELDS,
+    RESULT_FIELDS,
+    LoadTarget,
+    Operation,
+    pack,
+)
 from screc_hw.stream import config_layout, feature_write_layout, index_bits, result_layout
 from screc_sim.golden import ops
 from screc_sim.golden.quant import QuantLinear
@@ -55,6 +62,15 @@ SPREAD = 50.0
 LOGIT_SPREAD = 8192.0
 """Of the logits' codes: 4.0."""
 
+MEMORY = 0x3_4560_0000
+"""Start of the memory that weights are streamed from ..."""
+
+REGION = 7
+"""... and the beat of it where they are."""
+
+COUNTS = ("busy", "active", "waiting", "weight_beats", "weight_errors", "cycles_run")
+"""Of a run's report and of an outcome."""
+
 OPTIONS = ("--inline-mult", "1")
 """Of Verilator: hundreds of copies of a dot product's code would take long to compile."""
 
@@ -69,6 +85,10 @@ class Timing:
     ----------
     dense_gap, word_gap, result_stall
         Probability per cycle that no dense word, no word of a bag is offered, no result is taken.
+    latency
+        Cycles from a read of streamed weights to its first beat, or the lowest and highest.
+    ar_stall, r_gap
+        Probability per cycle that no such read is taken, no beat is offered.
     seed
         Of all random choices.
     """
@@ -76,12 +96,23 @@ class Timing:
     dense_gap: float = 0.0
     word_gap: float = 0.0
     result_stall: float = 0.0
+    latency: int | tuple[int, int] = 100
+    ar_stall: float = 0.0
+    r_gap: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("dense_gap", "word_gap", "result_stall"):
+        low, high = self.latencies
+        if not 1 <= low <= high:
+            raise ValueError(f"latency must be at least 1, lowest first, not {self.latency!r}")
+        for name in ("dense_gap", "word_gap", "result_stall", "ar_stall", "r_gap"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), not {getattr(self, name)!r}")
+
+    @property
+    def latencies(self) -> tuple[int, int]:
+        """Lowest and highest latency."""
+        return (self.latency,) * 2 if isinstance(self.latency, int) else self.latency
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -102,6 +133,8 @@ class Outcome:
         Of the interaction, from its start until it is written.
     busy, active, waiting
         The core's counters.
+    weight_beats, weight_errors
+        Beats of streamed weights that came, and cycles with ``weight_error``.
     cycles_run, seconds
         All cycles of the run, and how long it took.
     """
@@ -116,6 +149,8 @@ class Outcome:
     busy: int
     active: int
     waiting: int
+    weight_beats: int
+    weight_errors: int
     cycles_run: int
     seconds: float
 
@@ -181,6 +216,11 @@ class GemmCase:
             scale=np.ones(layer.n),
         )
 
+    def weights(self) -> NDArray[np.uint64]:
+        """Words of weights."""
+        weights = [layer.weight for layer in (*self.bottom, *self.top)]
+        return weight_words(weights, self.shape, self.params)
+
     def config(self) -> list[tuple[int, int, int]]:
         """LOAD words of the core."""
         shape, params = self.shape, self.params
@@ -188,11 +228,13 @@ class GemmCase:
             [entry for layer in layers for entry in layer.entries()]
             for layers in (self.bottom, self.top)
         )
-        weights = [layer.weight for layer in (*self.bottom, *self.top)]
+        words = self.weights().tolist()
+        if params.stream_words:
+            words = [pack(REGION_FIELDS, offset=REGION, beats=len(words) // CHAIN)]
         blocks = {
             LoadTarget.COMPUTE_SHAPE: [shape_word(shape, params)],
             LoadTarget.PROGRAM: program_words(shape, params),
-            LoadTarget.WEIGHTS: weight_words(weights, shape, params).tolist(),
+            LoadTarget.WEIGHT_REGION if params.stream_words else LoadTarget.WEIGHTS: words,
             LoadTarget.REQUANTISE: requantise_words(shape, bottom, top, self.copy_ms, self.pair_ms),
             LoadTarget.SIGMOID: sigmoid_table(),
         }
@@ -320,9 +362,17 @@ def _run(
     words = _feature_words(p, shape, stimulus, count)
     layers = _layers(layer_program(shape, p))
     words.tofile(folder / "words.bin")
+    case.weights().tofile(folder / "weights.bin")
     values = {
-        **{name: folder / f"{name}.bin" for name in ("config", "dense", "words", "results")},
-        **dataclasses.asdict(timing),
+        **{
+            name: folder / f"{name}.bin"
+            for name in ("config", "dense", "words", "results", "weights")
+        },
+        **{name: value for name, value in dataclasses.asdict(timing).items() if name != "latency"},
+        "latency_low": timing.latencies[0],
+        "latency_high": timing.latencies[1],
+        "memory": MEMORY,
+        "weight_base": MEMORY + BEAT_BYTES * REGION,
         "count": count,
         "operations": len(layers),
         "words_each": len(words) // count,
@@ -341,7 +391,7 @@ def _run(
         probability=unpack_field(results, *places["probability"]).astype(np.int64),
         layer_cycles=np.bincount(layers, report["array_cycles"]).astype(np.int64),
         pair_cycles=report["pair_cycles"][0],
-        **{name: report[name] for name in ("busy", "active", "waiting", "cycles_run")},
+        **{name: report[name] for name in COUNTS},
         seconds=seconds,
     )
 

@@ -44,7 +44,7 @@ UNITS = ("array", "pairs")
 """Of a compute core, in the order of ``compute.layouts.schedule_layout``."""
 
 MEMORY_COUNTERS = ("range_errors", "lookups", "beats", "stalls")
-COMPUTE_COUNTERS = ("busy", "active", "waiting")
+COMPUTE_COUNTERS = ("busy", "active", "waiting", "weight_beats")
 
 
 class Bench:
@@ -116,8 +116,8 @@ class Bench:
                 fields = word >> unit * bits & (1 << bits) - 1
                 begins, works = fields & 1, fields >> (bits - 1)
                 if now is not None and (begins or not works):
-                    # it works to the end of the cycle in which the next one begins
-                    now[3] = cycle + begins
+                    # the last step may be issued in the cycle in which the next one is taken
+                    now[3] = cycle + works
                     running[unit] = None
                 if begins:
                     span = [unit, fields >> 1 & (1 << (bits - 2)) - 1, cycle + 1, cycle + 1]

@@ -123,6 +123,15 @@ def write_table_images(
     return list(sizes)
 
 
+def write_weights(folder: Path, layout: Layout, words: NDArray[np.uint64]) -> None:
+    """Write streamed weights behind the rows of every memory core that compute cores read from."""
+    for i, core in enumerate(layout.cores):
+        if core.weight_bytes:
+            with (folder / f"mem{i}.bin").open("r+b") as file:
+                file.seek(core.weight_offset)
+                file.write(words.tobytes())
+
+
 def onchip_path(folder: Path, core: int) -> Path:
     """Image of the on-chip rows of memory core ``core``."""
     return folder / f"onchip{core}.bin"

@@ -9,11 +9,13 @@ from typing import Any
 
 from screc.errors import ConfigError
 from screc.plan.schema import DevicePlan, TablePlan, TtPart, table_ranges
+from screc_hw.compute.program import streamed_beats
 from screc_hw.model import ModelShape, TableShape
 from screc_hw.params import DeviceParams
+from screc_hw.protocol import BEAT_BYTES
 from screc_hw.tt.shape import TtShape
 
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 """Version of ``layout.json`` and of the images that it describes."""
 
 PAGE_BYTES = 4096
@@ -75,15 +77,19 @@ class TableLayout:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CoreLayout:
-    """The buffer of one memory core: its rows (``image_bytes``), staging ring, lookup sections.
+    """The buffer of one memory core: its rows, staging ring, lookup sections.
 
-    Offsets are bytes from the core's base pointer, whole beats; ``staging_beats`` may be 0. The
-    lookup area has no end of its own: what follows ``lookup_offset`` is for requests.
-    ``onchip_bytes`` of its on-chip memory hold rows, whole beats.
+    ``image_bytes`` hold its rows and, from ``weight_offset`` on, ``weight_bytes`` of weights that
+    compute cores stream. Offsets are bytes from the core's base pointer, whole beats;
+    ``staging_beats`` may be 0. The lookup area has no end of its own: what follows
+    ``lookup_offset`` is for requests. ``onchip_bytes`` of its on-chip memory hold rows, whole
+    beats.
     """
 
     onchip_bytes: int
     image_bytes: int
+    weight_offset: int
+    weight_bytes: int
     staging_offset: int
     staging_beats: int
     lookup_offset: int
@@ -179,18 +185,25 @@ def make_layout(device: DevicePlan, shape: ModelShape, params: DeviceParams) -> 
             f"the plan has {max(onchip_ends) // beat} beats of on-chip rows for a memory core, "
             f"which has {params.gather.onchip_beats}"
         )
+    # compute core c reads from the memory of core c mod cores
+    weights = [
+        BEAT_BYTES * streamed_beats(shape, params.core) if core < params.compute else 0
+        for core in range(cores)
+    ]
     rings = [striped_rows(device.staging_bytes // beat, cores, core) for core in range(cores)]
     return Layout(
         beat_bytes=beat,
         cores=tuple(
             CoreLayout(
                 onchip_bytes=onchip_end,
-                image_bytes=end,
-                staging_offset=end,
+                image_bytes=end + size,
+                weight_offset=end,
+                weight_bytes=size,
+                staging_offset=end + size,
                 staging_beats=ring,
-                lookup_offset=end + ring * beat,
+                lookup_offset=end + size + ring * beat,
             )
-            for onchip_end, end, ring in zip(onchip_ends, ends, rings, strict=True)
+            for onchip_end, end, size, ring in zip(onchip_ends, ends, weights, rings, strict=True)
         ),
         tables=tuple(tables),
         ssd_bytes=ssd_end,

@@ -13,6 +13,7 @@ from screc.compile.layout import Layout
 from screc.compile.tt import reconstructor_tables
 from screc_hw import protocol
 from screc_hw.compute.program import (
+    pack_nibbles,
     program_words,
     requantise_words,
     shape_word,
@@ -104,10 +105,30 @@ def requantisers(model: QuantModel) -> Words:
     return requantise_words(model.shape, bottom, top, model.copy_ms, model.pair_ms)
 
 
-def weights(model: QuantModel, params: DeviceParams) -> Words:
+def weights(model: QuantModel, params: DeviceParams) -> NDArray[np.uint64]:
     """Weights of every layer, bottom before top, as the compute core's memory holds them."""
     layers = (*model.bottom, *model.top)
     return weight_words([layer.weight for layer in layers], model.shape, params.core)
+
+
+def _weight_loads(
+    model: QuantModel, params: DeviceParams, layout: Layout
+) -> list[tuple[LoadTarget, int, Words]]:
+    """What compute cores are told of weights: all of them, or where they are to be read."""
+    if params.core.stream_words:
+        regions: list[tuple[LoadTarget, int, Words]] = []
+        for core in range(params.compute):
+            place = layout.cores[core % params.memory]
+            offset, beats = (
+                n // layout.beat_bytes for n in (place.weight_offset, place.weight_bytes)
+            )
+            word = protocol.pack(protocol.REGION_FIELDS, offset=offset, beats=beats)
+            regions.append((LoadTarget.WEIGHT_REGION, core, [word]))
+        return regions
+    words = weights(model, params)
+    if model.shape.mlp_format == "int4":
+        return [(LoadTarget.WEIGHTS4, protocol.ALL_CORES, pack_nibbles(words))]
+    return [(LoadTarget.WEIGHTS, protocol.ALL_CORES, words)]
 
 
 def load_queue(
@@ -134,7 +155,7 @@ def load_queue(
         (LoadTarget.COMBINER_FEATURES, every, combiner_descriptors(model, params)),
         (LoadTarget.COMPUTE_SHAPE, every, [shape_word(shape, params.core)]),
         (LoadTarget.PROGRAM, every, program_words(shape, params.core)),
-        (LoadTarget.WEIGHTS, every, weights(model, params)),
+        *_weight_loads(model, params, layout),
         (LoadTarget.REQUANTISE, every, requantisers(model)),
         (LoadTarget.SIGMOID, every, sigmoid_table()),
     ]

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from screc import files
-from screc.compile.images import read_onchip, write_table_images
+from screc.compile.images import read_onchip, write_table_images, write_weights
 from screc.compile.layout import LAYOUT_VERSION, make_layout
-from screc.compile.load import load_queue
+from screc.compile.load import load_queue, weights
 from screc.compile.tt import add_tt
 from screc.errors import ConfigError
 from screc.flow import Context
@@ -54,6 +54,8 @@ def write_images(ctx: Context) -> None:
         rows = sum(table.rows - (table.tt.shape.rows if table.tt else 0) for table in layout.tables)
         with ctx.progress("writing rows", rows) as bar:
             write_table_images(folder, layout, model.tables, remaps, bar.advance)
+        if params.core.stream_words:
+            write_weights(folder, layout, weights(model, params))
         queue = load_queue(model, params, layout, read_onchip(folder, layout))
         (folder / "load.bin").write_bytes(queue.data)
         _write_manifest(ctx, folder, queue.blocks, calibration.choices)

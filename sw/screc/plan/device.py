@@ -49,4 +49,5 @@ def device_params(plan: Plan, shape: ModelShape) -> DeviceParams:
         onchip_beats=device.shapes.onchip_beats,
         pool_beats=device.shapes.pool_beats,
         tt=tt,
+        stream=device.weights == "stream",
     )

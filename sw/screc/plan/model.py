@@ -149,13 +149,16 @@ def add_ssd_times(m: pyo.ConcreteModel, problem: Problem) -> None:
 
 
 def add_dram_capacity(m: pyo.ConcreteModel, problem: Problem) -> None:
-    """Rows, a beat for each table's alignment on each core, rings and their rounding fit DRAM."""
+    """Rows, streamed weights, a beat for each table's alignment on each core, rings fit DRAM."""
     waste = len(problem.tables) * BEAT_BYTES / KIB
+    fixed = [
+        waste * p.params.memory + p.weight_bytes(problem.shape) / KIB for p in problem.patterns
+    ]
     m.dram_capacity = pyo.Constraint(
         expr=m.dram_rows
         + m.ring
         + problem.rounding / KIB * m.staging
-        + sum(waste * problem.patterns[p].params.memory * m.pattern[p] for p in m.P)
+        + sum(fixed[p] * m.pattern[p] for p in m.P)
         <= problem.budget.dram_bytes / KIB
     )
 

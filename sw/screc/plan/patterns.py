@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from screc.errors import ConfigError, PlanError, PlanErrorKind
 from screc.plan.budget import RESOURCES, Budget
 from screc.plan.schema import TtPart
+from screc_hw.compute.program import streamed_beats
 from screc_hw.model import ModelShape
 from screc_hw.params import DeviceParams, TtLoad
+from screc_hw.protocol import BEAT_BYTES
 
 MEMORY = (1, 2, 4)
 COMPUTE = (1, 2, 4)
@@ -35,6 +38,7 @@ class Pins:
     compute: int | None = None
     rows: int | None = None
     columns: int | None = None
+    weights: Literal["onchip", "stream"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +64,17 @@ class Pattern:
         part = self.tt[table] if self.tt else None
         return onchip if part is None else part.last
 
+    def weight_bytes(self, shape: ModelShape) -> int:
+        """Bytes of DRAM that streamed weights take, a copy for every memory core that has some."""
+        copies = min(self.params.memory, self.params.compute)
+        return copies * BEAT_BYTES * streamed_beats(shape, self.params.core)
+
     @property
     def name(self) -> str:
-        """Short name, such as ``m2_c1_16x16``."""
+        """Short name, such as ``m2_c1_16x16``, with ``s`` for streamed weights."""
         core = self.params.core
-        return f"m{self.params.memory}_c{self.params.compute}_{core.rows}x{core.columns}"
+        stream = "s" if core.stream_words else ""
+        return f"m{self.params.memory}_c{self.params.compute}_{core.rows}x{core.columns}{stream}"
 
 
 def make_pattern(
@@ -94,6 +104,8 @@ def _choices(pinned: int | None, free: Sequence[int]) -> Sequence[int]:
 def enumerate_patterns(shape: ModelShape, budget: Budget, batch: int, pins: Pins) -> list[Pattern]:
     """Return every pattern that fits under every limit, smallest first.
 
+    Unless it is pinned where weights are, they are on chip where they fit, and streamed elsewhere.
+
     Raises
     ------
     ConfigError
@@ -108,13 +120,18 @@ def enumerate_patterns(shape: ModelShape, budget: Budget, batch: int, pins: Pins
         _choices(pins.rows, ROWS),
         _choices(pins.columns, COLUMNS),
     ):
-        try:
-            params = DeviceParams.for_model(
-                shape, memory=memory, compute=compute, rows=rows, columns=columns
-            )
-        except ValueError as error:
-            raise ConfigError(str(error), field="model") from error
-        candidates.append(make_pattern(shape, budget, batch, params))
+        for stream in (False, True):
+            if pins.weights not in (None, "stream" if stream else "onchip"):
+                continue
+            try:
+                params = DeviceParams.for_model(
+                    shape, memory=memory, compute=compute, rows=rows, columns=columns, stream=stream
+                )
+            except ValueError as error:
+                raise ConfigError(str(error), field="model") from error
+            candidates.append(make_pattern(shape, budget, batch, params))
+            if not excess(candidates[-1], budget):
+                break
     candidates.sort(key=lambda pattern: (pattern.size, pattern.name))
     fitting = [pattern for pattern in candidates if not excess(pattern, budget)]
     if not fitting:

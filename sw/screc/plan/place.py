@@ -60,6 +60,7 @@ def make_plan(problem: Problem, solution: Solution) -> Plan:
             tt_multipliers=params.memory * params.tt.multipliers if params.tt else 0,
             prefixes=sum(part.pins for part in tt if part),
         ),
+        weights="stream" if params.core.stream_words else "onchip",
         staging_bytes=staging_bytes(problem, resident),
         utilisation={},
         tables=tuple(

@@ -121,7 +121,8 @@ class Problem:
         """Seconds per sample that row reads and request streams keep the channels busy.
 
         Every lookup but those of rows on chip or in TT form reads its row from DRAM, a staged one
-        too. A memory core uses one channel.
+        too; streamed weights are read once for all sub-batches that share them. A memory core uses
+        one channel.
         """
         channels = min(self.budget.channels, pattern.params.memory)
         rows = 0.0
@@ -129,7 +130,11 @@ class Problem:
             size = table.row_beats * BEAT_BYTES
             lookups = table.rates.tail(table.rates.rates, pattern.fast_rows(number))
             rows += lookups * size / self.budget.random_rate(size)
-        return (rows + self.streamed_bytes / self.budget.streamed_rate) / channels
+        core, cores = pattern.params.core, pattern.params.compute
+        batches = -(-self.batch // core.rows)
+        beats = cores * core.streamed_beats(self.shape, -(-batches // cores))
+        streamed = self.streamed_bytes + BEAT_BYTES * beats / self.batch
+        return (rows + streamed / self.budget.streamed_rate) / channels
 
     @property
     def staging_slack(self) -> int:

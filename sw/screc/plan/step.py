@@ -94,6 +94,7 @@ def make_problem(config: Config, shape: ModelShape, stats: Sequence[TableStats])
             compute=pins.compute,
             rows=pins.rows,
             columns=pins.columns,
+            weights=pins.weights,
         ),
     )
     # room for TT cores is set aside before rows on chip take what is left; how many those are then

@@ -44,6 +44,16 @@ class TierBar:
     text: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """A stretch ``[first, end)`` of a row of :func:`span_chart`; ``text`` is its tip."""
+
+    first: float
+    end: float
+    text: str
+    style: str = "a"
+
+
 def compact(value: float) -> str:
     """Write a number as people read it: ``33.7 M``, ``1.2 k``, ``0.031``."""
     for factor, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
@@ -121,4 +131,27 @@ def tier_chart(title: str, bars: Sequence[TierBar]) -> Markup:
                 parts.append(_rect(x, y, place(last) - x, f"tier-{tier}", tip))
             first = last
         parts.append(_text(place(first) + 8, y + BAR - 2, bar.text, "value"))
+    return Markup("".join(parts) + "</svg>")
+
+
+def span_chart(title: str, rows: Sequence[tuple[str, Sequence[Span]]], *, limit: float) -> Markup:
+    """Draw what every row does over time, from 0 to ``limit``; what lies beyond is left out."""
+    room = WIDTH - LABEL - HALF_VALUE
+    height = len(rows) * ROW
+    parts = [_open(len(rows), title, WIDTH, foot=18)]
+    for quarter in range(5):
+        x = LABEL + quarter / 4 * room
+        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height}" class="grid"/>')
+        parts.append(_text(x, height + 12, compact(quarter / 4 * limit), "tick"))
+    for i, (label, spans) in enumerate(rows):
+        y = i * ROW + 4
+        parts.append(_text(LABEL - 10, y + BAR - 2, label, "label"))
+        for span in spans:
+            if span.first < limit:
+                x, end = (LABEL + min(t, limit) / limit * room for t in (span.first, span.end))
+                # neighbours touch: no rounded ends, and no more width than there is
+                parts.append(
+                    f'<rect x="{x:.2f}" y="{y}" width="{max(end - x, 0.2):.2f}" height="{BAR}" '
+                    f'class="{span.style}"><title>{escape(span.text)}</title></rect>'
+                )
     return Markup("".join(parts) + "</svg>")

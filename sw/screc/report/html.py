@@ -10,12 +10,20 @@ import jinja2
 from screc import __version__
 from screc.devices import DeviceSpec
 from screc.plan.schema import Plan
-from screc.report.charts import Bar, TierBar, bar_chart, compact, tier_chart
+from screc.report.charts import Bar, Span, TierBar, bar_chart, compact, span_chart, tier_chart
 from screc.stats import TableStats
 from screc_hw.model import ModelShape
 
 MAX_TABLES = 40
 """Tables in the picture of tiers: those with the most rows."""
+
+MAX_TIMELINES = 2
+"""Compute cores whose operations are drawn."""
+
+SUB_BATCHES_DRAWN = 8
+
+TURN_STYLES = 4
+"""Colours that sub-batches take in turn."""
 
 PART_NAMES = {
     "gather": "gather, pool",
@@ -73,6 +81,7 @@ def render(
             "bounds": _bounds(summary),
             "tiers": _tiers(plan, [table.name for table in tables[:MAX_TABLES]], stats),
             "resources": _resources(plan, device, design),
+            "timeline": _timeline(simulation),
         },
         cores=_core_rows(simulation),
     )
@@ -141,6 +150,32 @@ def _resources(plan: Plan, device: DeviceSpec, design: dict[str, Any]) -> Any:
         share = used / had if had else 0.0
         bars.append(Bar(name.upper(), share, f"{share:.1%} ({used:,.0f} of {had:,})"))
     return bar_chart("Estimated resources, share of what a kernel may use", bars, limit=1.0)
+
+
+def _timeline(simulation: dict[str, Any]) -> Any:
+    """Draw what the first compute cores run, sub-batch by sub-batch; None where it is not known."""
+    cores = [core for core in simulation.get("timeline", []) if core][:MAX_TIMELINES]
+    if not cores:
+        return None
+    ends = [
+        max(span["end"] for span in core if span["sub_batch"] < SUB_BATCHES_DRAWN) for core in cores
+    ]
+    rows = []
+    for number, core in enumerate(cores):
+        for unit in dict.fromkeys(span["unit"] for span in core):
+            spans = [
+                Span(
+                    span["first"],
+                    span["end"],
+                    f"sub-batch {span['sub_batch']}, {span['layer']}: cycles {span['first']:,} to"
+                    f" {span['end'] - 1:,}",
+                    f"turn-{span['sub_batch'] % TURN_STYLES}",
+                )
+                for span in core
+                if span["unit"] == unit
+            ]
+            rows.append((f"core {number}, {unit}", spans))
+    return span_chart("What the compute cores run", rows, limit=max(ends))
 
 
 def _core_rows(simulation: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from screc_hw.compute.program import streamed_beats
 from screc_hw.model import ModelShape
 from screc_hw.params import DeviceParams
 from screc_hw.protocol import BEAT_BYTES
@@ -25,7 +26,8 @@ def roofline(
     Returns
     -------
     dict
-        ``memory ports``: rows in whole beats and lookup records ÷ ports. ``pools``: slices of rows
+        ``memory ports``: rows in whole beats, lookup records and streamed weights (once for as many
+        samples as a compute core holds at a time) ÷ ports. ``pools``: slices of rows
         ÷ pools. ``tt``, where rows are rebuilt: MACs of their second products, as the first may be
         shared, ÷ the reconstructors' multipliers. ``host reads``, ``host writes``: beats of
         requests and results. ``array``: MACs of the layers ÷ the arrays' multipliers.
@@ -37,6 +39,10 @@ def roofline(
     layers = (*shape.bottom_layers, *shape.top_layers)
     pair_macs = shape.pairs * shape.vector_dims[0] if shape.pairs else 0
     port_beats = simulation["row_beats"] + simulation["section_bytes"] / beat
+    core = params.core
+    held = core.slots * core.rows
+    passes = -(-samples // held) if samples else 0
+    port_beats += passes * streamed_beats(shape, core)
     tt = {}
     if params.tt is not None:
         tt["tt"] = simulation["tt_macs"] / (params.tt.multipliers * params.memory) / samples

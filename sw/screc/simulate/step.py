@@ -20,6 +20,7 @@ from screc.compile.requests import EncodedBlock, RequestEncoder, read_remaps
 from screc.errors import CheckError, ConfigError, ToolchainError
 from screc.flow import Context
 from screc.logs import open_log
+from screc.simulate.timeline import timeline
 from screc.simulate.verdict import Verdict, check
 from screc.simulate.workload import Workload, build_workload
 from screc.weights import Weights, load_weights
@@ -119,6 +120,7 @@ def run(ctx: Context) -> None:
         "accuracy": _accuracy(ctx, weights, model, golden, batch),
         "counters": outcome["counters"],
         "beats": outcome["beats"],
+        "timeline": timeline(ctx.shape, params.core, outcome["operations"]),
         "build_seconds": round(build.seconds, 2),
         "simulation_seconds": round(outcome["seconds"], 2),
         "simulated_cycles": outcome["simulated_cycles"],
