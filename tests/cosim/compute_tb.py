@@ -127,7 +127,13 @@ class Play:
             if self.over or self.faults or self.sink.faults:
                 break
             await self.settle()
-        counters = {name: int(getattr(dut, name).value) for name in COUNTERS}
+        counters = {}
+        for name in COUNTERS:
+            value = getattr(dut, name).value
+            if value.is_resolvable:
+                counters[name] = int(value)
+            else:
+                self.faults.append(f"{name} is {value}")
         return Played(self.sink.taken, cycles, counters, self.faults + self.sink.faults)
 
     @property

@@ -167,6 +167,8 @@ class Sequencer(wiring.Component):
         m.d.sync += [later.eq(before) for before, later in itertools.pairwise(places)]
         checked, offered = places[-2:]
         fits, is_linear, urgent, first = Signal(), Signal(), Signal(), Signal()
+        # without anything of a sub-batch nothing starts, whatever the memory holds before LOAD
+        occupied = Signal()
         linear, pairs = self.linear, self.pairs
         to_linear = op.operation == Operation.LINEAR
         to_output = op.destination == Destination.OUTPUT
@@ -184,13 +186,17 @@ class Sequencer(wiring.Component):
                 & (~to_output | ((checked == oldest) & self.output_free))
                 & ((op.destination != Destination.FEATURE) | self.turn_free)
                 & (op.k != 0)
+                & occupied
             ),
         ]
         base = Signal(index_bits(p.bank_words), name="base")
         with m.Switch(places[-3]):
             for slot in slots:
                 with m.Case(slot):
-                    m.d.sync += base.eq(slot * p.activation_words)
+                    m.d.sync += [
+                        base.eq(slot * p.activation_words),
+                        occupied.eq(dense[slot] | bags[slot]),
+                    ]
         for unit in (linear, pairs):
             place = unit.place
             m.d.sync += [
