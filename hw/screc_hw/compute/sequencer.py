@@ -39,8 +39,8 @@ class Sequencer(wiring.Component):
     """Looks at one sub-batch after the other and starts the operation that it is at.
 
     An operation starts when the one before it is done, or need not be, its inputs are there and its
-    unit takes it. The oldest sub-batch that can go on does, urgent operations first; only the oldest
-    may give results, so they leave in order.
+    unit takes it. The oldest sub-batch that can go on does, urgent operations first; only the
+    oldest may give results, so they leave in order.
 
     **Latency** 4 cycles. **Throughput** a sub-batch looked at per cycle; a start, after which the
     looks begin anew, in 5 to 4 + ``slots``.
