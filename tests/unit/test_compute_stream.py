@@ -40,7 +40,9 @@ def test_core_computes_every_kind_of_model(name):
     check(shape, params, seed=10, pattern="random", memory={"seed": 1})
 
 
-@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize(
+    "core", ["2x8", "4x32", pytest.param("4x64, two slots", marks=pytest.mark.slow)]
+)
 def test_core_of_every_shape_computes(core):
     shape = model_shape(dense=9, bottom=(20, 8), dims=(8, 8), top=(18, 9, 1))
     params = streamed(shape, stream_words=4, **CORES[core])
@@ -61,6 +63,7 @@ def test_weights_are_shared_by_the_sub_batches_that_are_here():
     assert bench.counters["weight_beats"] == bench.memory.beats
 
 
+@pytest.mark.slow
 def test_reading_and_running_overlap():
     """Each operation takes about as long as the next one's weights: one behind the other is 2 T."""
     shape = model_shape(dense=0, bottom=(), dims=(64,), top=(64, 64, 1), interaction="concat")

@@ -9,6 +9,7 @@ from screc_hw.compute.params import ComputeParams
 from screc_hw.compute.tensors import CHAIN
 from screc_hw.costs import bits, queue, registers, skid
 from screc_hw.numerics import LOGIT_CODE_BITS, MULTIPLIER_BITS, SIGMOID_ENTRIES
+from screc_hw.protocol import BEAT_BYTES
 from screc_hw.requantise import Requantise
 from screc_hw.resources import RAMB18_SHAPES, Resources, bank_depth, memory_blocks
 from screc_hw.stream import config_layout, feature_write_layout, index_bits
@@ -48,6 +49,7 @@ class _Cost:
             + self._inputs()
             + self._output()
             + self._top()
+            + self._weights()
         )
         return parts + (self._pairs() + self._turn() if self._p.dot else Resources())
 
@@ -88,6 +90,15 @@ class _Cost:
             linear + contexts + 4 * slot + 25,
         )
         return Resources(bram36=program.bram36, uram=program.uram) + state
+
+    def _weights(self) -> Resources:
+        """What reads streamed weights: a beat, addresses, the region, a copy of the program."""
+        p = self._p
+        if not p.stream_words:
+            return Resources()
+        beat, address = 8 * BEAT_BYTES, p.address_bits - bits(BEAT_BYTES)
+        state = registers(beat + 3 * address + 350, 3 * address + 190)
+        return 2 * memory_blocks(p.program_length, WORD_BITS) + state
 
     def _issue(self) -> Resources:
         """Counters of inputs, outputs and steps."""
