@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.data import View
 from amaranth.lib.wiring import In, Out
@@ -33,6 +34,21 @@ LOOK_CYCLES = 4
 
 PENDING_MAX = 7
 """Operations of a sub-batch under way: held, in the array, and columns on their way."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Look:
+    """What a look at ``slot`` found: its operation ``lacks`` inputs, or ``queues`` for the output.
+
+    ``start``: it starts; ``fresh``: nothing has started since the look began.
+    """
+
+    slot: Signal
+    start: Signal
+    fresh: Value
+    is_linear: Signal
+    lacks: Signal
+    queues: Signal
 
 
 class Sequencer(wiring.Component):
@@ -249,37 +265,44 @@ class Sequencer(wiring.Component):
             ]
             m.d.sync += pending[slot].eq(pending[slot] + begun - ended)
         if p.stream_words:
-            # of the operation that a sub-batch has next, as of the last look
-            lacks, queues = (Signal(p.slots, name=n) for n in ("lacks", "queues"))
-            pairing = Signal(p.slots)
-            lacking, queueing = Signal(), Signal()
-            m.d.sync += [lacking.eq(~inputs), queueing.eq(to_output & (checked != oldest))]
-            with m.If(start):
-                m.d.sync += [
-                    lacks.bit_select(offered, 1).eq(0),
-                    queues.bit_select(offered, 1).eq(0),
-                    pairing.bit_select(offered, 1).eq(~is_linear),
-                ]
-            with m.Elif(~stale[0]):
-                m.d.sync += [
-                    lacks.bit_select(offered, 1).eq(lacking),
-                    queues.bit_select(offered, 1).eq(queueing),
-                ]
+            lacks, queues = Signal(name="lacking"), Signal(name="queueing")
+            m.d.sync += [lacks.eq(~inputs), queues.eq(to_output & (checked != oldest))]
             m.d.comb += self.demand.number.eq(number)
-            for slot in slots:
-                here = running[slot] | dense[slot] | bags[slot]
-                # what follows pairs is not needed soon; operation 0 is the next sub-batch's
-                paired = running[slot] & pairing[slot]
-                ends = running[slot] & (counters[slot] == 0)
-                far = ends | (paired & (oldest != slot))
-                wants = here & ~lacks[slot] & ~far
-                m.d.comb += [
-                    self.demand.at[slot].eq(counters[slot]),
-                    self.demand.wants[slot].eq(wants),
-                    self.demand.soon[slot].eq(wants & ~paired & ~queues[slot]),
-                    self.demand.may[slot].eq(far),
-                ]
+            look = _Look(offered, start, ~stale[0], is_linear, lacks, queues)
+            self._demand(m, look, counters, running, running | dense | bags, oldest)
         return m
+
+    def _demand(
+        self, m: Module, look: _Look, counters: Any, running: Value, here: Value, oldest: Signal
+    ) -> None:
+        """Tell which weights every sub-batch needs next, as of the last look at it."""
+        slots = self._params.slots
+        lacks, queues, pairing = (
+            Signal(slots, name=name) for name in ("lacks", "queues", "pairing")
+        )
+        with m.If(look.start):
+            m.d.sync += [
+                lacks.bit_select(look.slot, 1).eq(0),
+                queues.bit_select(look.slot, 1).eq(0),
+                pairing.bit_select(look.slot, 1).eq(~look.is_linear),
+            ]
+        with m.Elif(look.fresh):
+            m.d.sync += [
+                lacks.bit_select(look.slot, 1).eq(look.lacks),
+                queues.bit_select(look.slot, 1).eq(look.queues),
+            ]
+        for slot in range(slots):
+            # what follows pairs is not needed soon; operation 0 is the next sub-batch's
+            paired = running[slot] & pairing[slot]
+            ends = running[slot] & (counters[slot] == 0)
+            far = ends | (paired & (oldest != slot))
+            wants = here[slot] & ~lacks[slot] & ~far
+            m.d.comb += [
+                self.demand.at[slot].eq(counters[slot]),
+                self.demand.wants[slot].eq(wants),
+                self.demand.soon[slot].eq(wants & ~paired & ~queues[slot]),
+                self.demand.may[slot].eq(far),
+            ]
 
     def _program(self, m: Module, counters: Any, looked: Signal) -> tuple[Any, Signal]:
         """Build the program memory; return the operation of ``looked``, three cycles later.
