@@ -164,7 +164,7 @@ COMBINER_FIELDS: dict[str, tuple[int, int]] = {
     "s": (16, 6),
     "mean": (22, 1),
     "slices": (24, 8),
-    "vector_base": (32, 20),  # first word of this bag in a slot of the feature buffer
+    "vector_base": (32, 20),  # first word of this bag in a slot of its compute core
 }
 
 
@@ -207,7 +207,6 @@ class Operation(enum.IntEnum):
     """What one step of the layer program does, on the rows of one sub-batch."""
 
     LINEAR = 0  # dst[n] = requantise(relu(sum_k src[k] * w[k, n] + bias[n]))
-    COPY = 1  # dst[i] = requantise(feature buffer component i), scalar entry
     DOT = 2  # dst[p] = requantise(v_i · v_j), i > j row-major, scalar entry
 
 
@@ -222,7 +221,7 @@ class Destination(enum.IntEnum):
     """Where an operation writes."""
 
     ACTIVATION = 0
-    FEATURE = 1  # component n of the feature buffer's slot (the bottom output, vector 0)
+    FEATURE = 1  # component n of vector 0, the bottom output
     OUTPUT = 2  # the logit: integer, Q5.11, sigmoid
 
 

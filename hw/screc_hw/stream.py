@@ -74,7 +74,7 @@ def bag_header_layout() -> data.StructLayout:
 
 
 def feature_write_layout(params: CombinerParams | ComputeParams) -> data.StructLayout:
-    """One word of a finished bag for a compute core's feature buffer.
+    """One word of a finished bag for a compute core.
 
     ``slot`` counts within that compute core; ``word`` within the slot; ``row`` picks the bank.
     """

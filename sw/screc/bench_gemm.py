@@ -146,6 +146,7 @@ def _result(
         "mac_utilisation": model.macs * batch / (params.multipliers * cycles),
         "predicted_cycles": predicted,
         "prediction_error": predicted / cycles - 1,
+        "batch_1_latency_cycles": int(alone.starts[0]) + 1,
         "latency_cycles": latency,
         "predicted_latency_cycles": predicted_latency,
         "latency_prediction_error": predicted_latency / latency - 1,
@@ -202,10 +203,11 @@ def bench_gemm(
         multiply-accumulates of a batch; ``cycles`` from batch to batch in the steady state;
         ``mac_utilisation``, the share of what all multipliers could do in them;
         ``predicted_cycles`` by ``ComputeParams`` and their relative ``prediction_error``;
-        ``latency_cycles`` of a sub-batch alone, all rows of it, from its first input to its last
-        result, ``predicted_latency_cycles`` and ``latency_prediction_error``. ``layers``: of every
-        layer and of the interaction ``name``, ``k``, ``n``, ``cycles`` per batch in the array or
-        the interaction's units, and ``mac_utilisation`` of those in that time. ``kind``.
+        ``batch_1_latency_cycles`` from the first input of a sub-batch alone to the result of its
+        first sample; ``latency_cycles`` to its last result, of all rows,
+        ``predicted_latency_cycles`` and ``latency_prediction_error``. ``layers``: of every layer
+        and of the interaction ``name``, ``k``, ``n``, ``cycles`` per batch in the array or the
+        interaction's units, and ``mac_utilisation`` of those in that time. ``kind``.
 
     Raises
     ------

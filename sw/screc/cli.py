@@ -168,8 +168,10 @@ def import_(
         if entry["became"] != "left out":
             name = entry["tensor"]
             click.echo(f"{name} ({entry['source']}): {entry['became']}: {entry['why']}", err=True)
-    click.echo(f'in config.toml: [model] file = "{report["model"]}"', err=True)
-    click.echo(f'                        weights = "{report["weights"]}"', err=True)
+    # a configuration's paths are relative to its own folder
+    model, weights = (Path(report[name]).resolve() for name in ("model", "weights"))
+    click.echo(f'in config.toml: [model] file = "{model}"', err=True)
+    click.echo(f'                        weights = "{weights}"', err=True)
 
 
 @cli.command()

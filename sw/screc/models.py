@@ -94,9 +94,9 @@ class ModelFile(Record):
     dense: int = Field(default=0, ge=0, le=MAX_WIDTH)
     """Dense inputs; 0: no bottom MLP."""
     bottom: tuple[Width, ...] = ()
-    """Widths of the bottom MLP's layers, after the input."""
+    """Widths of the bottom MLP's layers, after the input; up to 4,160."""
     top: tuple[Width, ...] = (512, 256, 1)
-    """Widths of the top MLP's layers, after the input; the last is 1."""
+    """Widths of the top MLP's layers, after the input, each up to 4,160; the last is 1."""
     interaction: Literal["dot", "concat", "cross"] = "dot"
     """How the bottom output and the bags meet."""
     mlp_format: Literal["int8", "int4"] = "int8"

@@ -146,6 +146,13 @@ def test_hundred_random_models_on_larger_cores(opened, core, data, seed, samples
     check_random_model(opened("verilator", core), data, seed, samples, paused)
 
 
+@pytest.mark.slow
+@settings(BOUNDS, max_examples=25)
+@given(data=st.data(), seed=st.integers(0, 999), samples=st.integers(1, 9), paused=st.booleans())
+def test_random_models_in_icarus(opened, data, seed, samples, paused):
+    check_random_model(opened("icarus", "smallest"), data, seed, samples, paused)
+
+
 # --- presets --------------------------------------------------------------------------------------
 
 
@@ -185,9 +192,11 @@ def test_presets_are_exact(for_presets, name):
 
 
 @pytest.mark.slow
-def test_a_preset_is_exact_in_icarus():
-    shape = preset_shape("rm1")
-    params = core_params(shape, rows=2, columns=32, lanes=32)
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_are_exact_in_icarus(name):
+    shape = preset_shape(name)
+    params = core_params(shape, rows=2, columns=64, lanes=8)
     with Session("icarus", params) as session:
         session.check([some(shape, params, 90, count=2)], busy(90))
 

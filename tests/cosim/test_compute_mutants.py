@@ -32,11 +32,12 @@ def _dense_inputs_begin_with_slot_0(m, part):
 
 
 def _what_lies_beyond_a_vector_counts(m, part):
-    m.d.comb += sole(m, "whole").eq(sole(m, "word"))
+    m.d.comb += sole(m, "whole").eq(m.submodules.store.data[0])
 
 
 def _inputs_beyond_a_layer_count(m, part):
-    m.d.sync += sole(m, "used").eq(1)
+    used = [signal for signal in m._driving if signal.name.startswith("used")]
+    m.d.sync += [signal.eq(1) for signal in used]
 
 
 def _a_negative_low_sum_borrows_from_the_high_one(m, part):
@@ -44,11 +45,11 @@ def _a_negative_low_sum_borrows_from_the_high_one(m, part):
 
 
 def _sums_begin_anew_with_every_step(m, part):
-    m.d.comb += m.submodules.accumulate.tag.begin.eq(1)
+    m.d.comb += m.submodules.accumulate.early.begin.eq(1)
 
 
 def _codes_are_logit_codes(m, part):
-    m.d.comb += m.submodules.scale.wide.eq(1)
+    m.d.comb += m.submodules.scale_0.wide.eq(1)
 
 
 def _pairs_are_lost_when_columns_come(m, part):

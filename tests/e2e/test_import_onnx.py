@@ -455,7 +455,11 @@ MLP = "; supported are a bottom MLP and a top MLP of Gemm or MatMul and Add with
     [
         ({}, replaced("bottom_out", "LeakyRelu"), "node 'bottom_out' (LeakyRelu) is not supported"),
         ({}, replaced("probability", "Tanh"), "node 'probability' (Tanh) is not supported after"),
-        ({}, appended("Log", "bottom0"), "node 'odd' (Log) is not supported before the bottom MLP"),
+        (
+            {},
+            appended("Log", "bottom0"),
+            "node 'odd' (Log) is not supported in or before the bottom",
+        ),
         (between("Softmax"), None, "node 'odd' (Softmax) is not supported between bottom MLP, tab"),
         (
             between("Gemm", floats(14, 14), transB=1),

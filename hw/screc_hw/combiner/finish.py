@@ -1,4 +1,4 @@
-"""From a finished bag's sum to words of the feature buffer: mean, requantise, queue."""
+"""From a finished bag's sum to words for a compute core: mean, requantise, queue."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Mean(wiring.Component):
 
 
 class Finish(wiring.Component):
-    """Scales finished sums to int8 and queues them as words of the feature buffer.
+    """Scales finished sums to int8 and queues them as words for a compute core.
 
     **Latency** ``Requantise.latency`` (plus ``Mean.latency`` with means) and 3 cycles.
     **Throughput** 1 word per cycle. **Backpressure** none on ``sums``: at most ``queue_depth`` are

@@ -61,7 +61,7 @@ class CombinerParams:
     max_features, max_slices
         Largest feature count and dimension / lanes.
     vector_words
-        Words of ``lanes`` bytes that one sample's vectors take in the feature buffer.
+        Words of ``lanes`` bytes that one sample's vectors take in a compute core.
     mean
         Whether any bag may be a mean (adds one multiplier per lane).
     max_bag

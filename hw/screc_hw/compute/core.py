@@ -18,7 +18,7 @@ from screc_hw.compute.layouts import linear_layout, schedule_layout
 from screc_hw.compute.memories import LoadedMemory
 from screc_hw.compute.output import ResultOutput
 from screc_hw.compute.pairs import Pairs
-from screc_hw.compute.params import ComputeParams
+from screc_hw.compute.params import COUNTER_BITS, ComputeParams
 from screc_hw.compute.sequencer import Sequencer
 from screc_hw.compute.tensors import CHAIN
 from screc_hw.compute.turn import Turn
@@ -28,8 +28,6 @@ from screc_hw.protocol import BEAT_BYTES, REQUANTISE_FIELDS, Destination, LoadTa
 from screc_hw.stream import config_layout, feature_write_layout, result_layout
 
 __all__ = ["ComputeCore"]
-
-COUNTER_BITS = 32
 
 
 class ComputeCore(wiring.Component):

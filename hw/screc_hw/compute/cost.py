@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import math
 
-from screc_hw.compute.layouts import columns_layout, linear_layout, place_layout, tagged_layout
-from screc_hw.compute.params import ComputeParams
+from screc_hw.compute.layouts import (
+    OPERATION_WORDS,
+    columns_layout,
+    linear_layout,
+    place_layout,
+    tagged_layout,
+)
+from screc_hw.compute.memories import WORD_BITS
+from screc_hw.compute.params import COUNTER_BITS, ComputeParams
 from screc_hw.compute.tensors import CHAIN
 from screc_hw.costs import bits, queue, registers, skid
 from screc_hw.numerics import LOGIT_CODE_BITS, MULTIPLIER_BITS, SIGMOID_ENTRIES
-from screc_hw.protocol import BEAT_BYTES
+from screc_hw.protocol import BEAT_BYTES, LAYER_FIELDS, REQUANTISE_FIELDS
 from screc_hw.requantise import Requantise
 from screc_hw.resources import RAMB18_SHAPES, Resources, bank_depth, memory_blocks
 from screc_hw.stream import config_layout, feature_write_layout, index_bits
 
 __all__ = ["array_resources", "compute_resources"]
 
-WORD_BITS = 64
-COUNTER_BITS = 32
 CODE_BITS = 8
-SHIFT_BITS = 6
-ENTRY_BITS = 54
+SHIFT_BITS = REQUANTISE_FIELDS["s"][1]
+ENTRY_BITS = sum(REQUANTISE_FIELDS["s"])
 """Bits of a requantise entry."""
 
-PROGRAM_BITS = (64, 48, 64)
+PROGRAM_BITS = tuple(
+    sum(
+        width
+        for name, (low, width) in LAYER_FIELDS.items()
+        if name != "reserved" and low // WORD_BITS == word
+    )
+    for word in range(OPERATION_WORDS)
+)
 """Bits of an operation's words that are fields."""
 
 SHIFTED_FROM = 3
@@ -98,7 +110,7 @@ class _Cost:
             return Resources()
         beat, address = 8 * BEAT_BYTES, p.address_bits - bits(BEAT_BYTES)
         state = registers(beat + 3 * address + 350, 3 * address + 190)
-        return 2 * memory_blocks(p.program_length, WORD_BITS) + state
+        return 2 * _banked(WORD_BITS, p.program_length) + state
 
     def _issue(self) -> Resources:
         """Counters of inputs, outputs and steps."""
@@ -198,7 +210,7 @@ class _Cost:
     def _top(self) -> Resources:
         """LOAD words, the operation that waits, counters; entries and words of the interaction."""
         p = self._p
-        ends = 3 * (bits(p.slots) + 2)
+        ends = 2 * (bits(p.slots) + 2)
         load = registers(config_layout().size)
         # a counter is a carry chain without LUTs
         core = registers(linear_layout(p).size + 3 * COUNTER_BITS + ends + 8, 12)

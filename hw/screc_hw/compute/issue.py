@@ -72,7 +72,7 @@ class Issue(wiring.Component):
         spare = Signal(index_bits(p.outs), reset_less=True)  # cycles that the group must last yet
         home = Signal.like(op.source, name="home", reset_less=True)
         step: Any = Signal(step_layout(p), name="steps", reset_less=True)
-        begin, done_sum = Signal(reset_less=True), Signal()
+        begin = Signal(reset_less=True)
         final = Signal()  # of the last group
         outs = Signal(index_bits(p.outs))
         end = Signal()  # of the group
@@ -91,13 +91,12 @@ class Issue(wiring.Component):
             self.columns.payload.place.eq(op.place),
             self.step.eq(step),
             self.step.last.eq(Mux(link == 0, tail, -1)),
-            self.tag.valid.eq(active & ~done_sum),
+            self.tag.valid.eq(active & ~waiting),
             self.tag.begin.eq(begin),
             self.tag.end.eq(link == 0),
             self.tag.outs.eq(outs),
             self.busy.eq(active),
         ]
-        m.d.comb += done_sum.eq(waiting)
         with m.If(active & ~waiting & (link == 0) & (outs != 0)):
             m.d.sync += owed.eq(outs - 1)
         with m.Elif(owed != 0):

@@ -21,7 +21,8 @@ from screc_hw.stream import DeepQueue, index_bits
 
 __all__ = ["PairUnit", "Pairs", "vector_write_layout"]
 
-WORD_BITS = 8 * CHAIN
+PART_BITS = 8 * CHAIN
+"""A word of 8 components."""
 
 RESULTS_HELD = 32
 """Pairs under way: more than there are cycles from a step to the end of the queue."""
@@ -101,9 +102,9 @@ class PairUnit(wiring.Component):
         """Build memory, held vector, chain and accumulator."""
         m = Module()
         p = self._params
-        store = BankedMemory(WORD_BITS, p.unit_words, granularity=8)
+        store = BankedMemory(PART_BITS, p.unit_words, granularity=8)
         held: Any = memory.Memory(
-            shape=WORD_BITS,
+            shape=PART_BITS,
             depth=max(2, -(-p.max_dim // CHAIN)),
             init=[],
             attrs={"ram_style": "distributed"},
@@ -122,10 +123,10 @@ class PairUnit(wiring.Component):
         steps += [Signal(self.step.shape(), name=f"step_{n}") for n in range(2)]
         m.d.sync += [after.eq(before) for before, after in itertools.pairwise(steps)]
         word = store.data[0]
-        right, left = (Signal(WORD_BITS, name=n, reset_less=True) for n in ("right", "left"))
+        right, left = (Signal(PART_BITS, name=n, reset_less=True) for n in ("right", "left"))
         here = steps[-1]
         # what lies beyond a vector may never have been written
-        whole = Signal(WORD_BITS)
+        whole = Signal(PART_BITS)
         for k in range(CHAIN):
             byte = slice(8 * k, 8 * k + 8)
             m.d.comb += whole[byte].eq(Mux(here.last >= k, word[byte], 0) if k else word[byte])

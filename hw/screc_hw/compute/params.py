@@ -26,6 +26,12 @@ COLUMNS = (8, 16, 32, 64)
 WORD_BYTES = 8
 """A word of LOAD."""
 
+COUNTER_BITS = 32
+"""Of events, for the control registers."""
+
+MAX_INPUTS = ((1 << (ACC_BITS - 1)) - 1) // INT8_MAX**2
+"""Products of codes that an accumulator holds."""
+
 LINEAR_LATENCY = 34
 """Cycles from a LINEAR's last column in the accumulators to the next operation's first step."""
 
@@ -135,10 +141,9 @@ class ComputeParams:
         ):
             if getattr(self, name) < low:
                 raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")
-        longest = ((1 << (self.acc_bits - 1)) - 1) // INT8_MAX**2
-        if max(self.max_k, self.max_dim) > longest:
+        if max(self.max_k, self.max_dim) > MAX_INPUTS:
             raise ValueError(
-                f"max_k and max_dim must be at most {longest}, not {self.max_k}, {self.max_dim}"
+                f"max_k and max_dim must be at most {MAX_INPUTS}, not {self.max_k}, {self.max_dim}"
             )
 
     @property
@@ -208,8 +213,8 @@ class ComputeParams:
 
     @property
     def multipliers(self) -> int:
-        """Multipliers of the array and the interaction, requantisers apart."""
-        return self.rows * self.columns + self.pair_multipliers
+        """Multipliers of the array, the interaction and the sigmoid, requantisers apart."""
+        return self.rows * self.columns + self.pair_multipliers + 1
 
     @classmethod
     def for_model(
@@ -232,6 +237,12 @@ class ComputeParams:
         ValueError
             As the class does.
         """
+        for layer in (*model.bottom_layers, *model.top_layers):
+            if layer.k > MAX_INPUTS:
+                raise ValueError(
+                    f"layer {layer.name} has {layer.k} inputs; a sum of {ACC_BITS} bits holds at "
+                    f"most {MAX_INPUTS}"
+                )
         outs = columns // CHAIN
         if stream_words:
             stream_words = max(stream_words, least_stream_words(model, outs), 2)
@@ -313,6 +324,10 @@ class ComputeParams:
         """Cycles in which the bottom output of a sub-batch is turned into vectors."""
         return model.bottom[-1] * (self.unit_rows + 1) if model.pairs and model.dense else 0
 
+    def vector_cycles(self, model: ModelShape) -> int:
+        """Cycles of bags on their way in; with ``dot``, beside the bottom output at one port."""
+        return self.turn_cycles(model) + self._bag_parts(model)
+
     def latency(self, model: ModelShape, *, latency: int = 64) -> float:
         """Cycles of a sub-batch alone, from when all of its inputs are there to its last result."""
         return self.ahead_cycles(model, latency=latency) + self._behind_cycles(model, latency)
@@ -332,9 +347,8 @@ class ComputeParams:
         interval = max(
             self.array_steps(model),
             pairs + (PAIRS_LATENCY if pairs else 0),
-            self.turn_cycles(model),
+            self.vector_cycles(model),
             self.writer_cycles(model),
-            self._bag_parts(model),
             self._streamed_interval(model, latency)
             if self.stream_words
             else self.alone_cycles(model) / self.slots,

@@ -55,8 +55,8 @@ class Sequencer(wiring.Component):
     """Looks at one sub-batch after the other and starts the operation that it is at.
 
     An operation starts when the one before it is done, or need not be, its inputs are there and its
-    unit takes it. The oldest sub-batch that can go on does, urgent operations first; only the
-    oldest may give results, so they leave in order.
+    unit takes it. Looks go from the oldest sub-batch to the youngest; the first that can go on
+    does, urgent operations before others. Only the oldest may give results, so they leave in order.
 
     **Latency** 4 cycles. **Throughput** a sub-batch looked at per cycle; a start, after which the
     looks begin anew, in 5 to 4 + ``slots``.
@@ -75,7 +75,8 @@ class Sequencer(wiring.Component):
         Results can be taken.
     turn_free : In(1)
         The bottom output of another sub-batch can be taken.
-    done : In(done_layout(params)).array(3)
+    done : In(done_layout(params)).array(2)
+        Of LINEARs and of DOTs.
     linear_free, pairs_free : In(1)
         The unit takes an operation, until one starts.
     linear : Out(linear_layout(params))
@@ -124,7 +125,7 @@ class Sequencer(wiring.Component):
                 "bags": In(1),
                 "output_free": In(1),
                 "turn_free": In(1),
-                "done": In(done_layout(params)).array(3),
+                "done": In(done_layout(params)).array(2),
                 "linear_free": In(1),
                 "pairs_free": In(1),
                 "linear": Out(linear_layout(params)),

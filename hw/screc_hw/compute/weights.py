@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 from screc_hw.axi import INCR, ReadSignature
 from screc_hw.compute.layouts import demand_layout, fill_layout
 from screc_hw.compute.memories import WORD_BITS, LoadedMemory
-from screc_hw.compute.params import ComputeParams
+from screc_hw.compute.params import COUNTER_BITS, ComputeParams
 from screc_hw.protocol import (
     BEAT_BYTES,
     LAYER_FIELDS,
@@ -32,7 +32,6 @@ BURST_BEATS = 16
 CLOSE_CYCLES = 6
 """Cycles after which what was about to start from a half has started, and is seen."""
 
-COUNTER_BITS = 32
 HALVES = range(2)
 BEAT_LOG2 = (BEAT_BYTES - 1).bit_length()
 BURST_LOG2 = (BURST_BEATS - 1).bit_length()
@@ -85,8 +84,6 @@ class WeightFetch(wiring.Component):
         Beats received since reset.
     error : Out(1)
         Pulse: an error response, or weights that must not be read.
-    busy : Out(1)
-        Something is being read.
     """
 
     config: stream.Interface
@@ -100,7 +97,6 @@ class WeightFetch(wiring.Component):
     fill: View[data.StructLayout]
     beats: Signal
     error: Signal
-    busy: Signal
 
     def __init__(self, params: ComputeParams) -> None:
         self._params = params
@@ -119,7 +115,6 @@ class WeightFetch(wiring.Component):
                 "fill": Out(fill_layout(params)),
                 "beats": Out(COUNTER_BITS),
                 "error": Out(1),
-                "busy": Out(1),
             }
         )
         # state of the halves
@@ -161,7 +156,6 @@ class WeightFetch(wiring.Component):
         m.d.comb += forget.eq(self.clear | (self.config.valid & loads))
         amount = self._search(m, later, spared, begin, half, skip, void | forget)
         coming, finished, finished_half = self._receive(m, begin & ~skip, half, amount)
-        m.d.comb += self.busy.eq(coming)
         with m.If(~coming):
             m.d.sync += void.eq(0)
         with m.If(finished & ~void):

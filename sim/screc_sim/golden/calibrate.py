@@ -98,7 +98,7 @@ def calibrate(
     clip: Clip = "mse",
     correct_bias: bool = True,
 ) -> QuantModel:
-    """Quantise a model; :func:`calibrate_reported` without the report."""
+    """Quantise a model; :func:`calibrate_reported` without the report, by one rule unless told."""
     return calibrate_reported(shape, weights, sample, clip=clip, correct_bias=correct_bias).model
 
 

@@ -17,6 +17,7 @@ public:
           words_each_(job.number("words_each")), patience_(job.number("patience")),
           results_("results", job.text("results")), array_(job.number("operations")), pairs_(1),
           image_(read_file<uint8_t>(job.text("weights"))), base_(job.number("weight_base")),
+          region_(job.number("memory")), ar_stall_(job.real("ar_stall")), r_gap_(job.real("r_gap")),
           memory_(1, BEAT_BYTES, job.number("latency_low"), job.number("latency_high"),
                   job.number("seed")) {}
 
@@ -98,7 +99,8 @@ private:
             answer();
             model_.eval();
             // transfers of this cycle
-            bool moved = read() || complete;
+            read();
+            bool moved = complete;
             if (offered_dense && model_.PORT_dense_ready) {
                 ++taken_dense;
                 offered_dense = false;
@@ -133,11 +135,11 @@ private:
     // Weights that are streamed: what the memory does in this cycle ...
     void answer() {
         memory_.advance(cycle_);
-        set(model_.PORT_weight_base, job_.number("memory"));
-        model_.PORT_axi_arready = !random_.chance(job_.real("ar_stall"));
+        set(model_.PORT_weight_base, region_);
+        model_.PORT_axi_arready = !random_.chance(ar_stall_);
         uint64_t address;
         const bool valid = memory_.available(0, cycle_, address) &&
-                           !random_.chance(job_.real("r_gap"));
+                           !random_.chance(r_gap_);
         model_.PORT_axi_rvalid = valid;
         if (!valid) return;
         std::memcpy(&model_.PORT_axi_rdata, &image_[address - base_], BEAT_BYTES);
@@ -146,10 +148,11 @@ private:
         ++weight_beats_;
     }
     // ... and what it is asked for; returns whether anything moved.
-    bool read() {
+    // ... and what it is asked for. What is read ahead need not be run, so it is no progress.
+    void read() {
         weight_errors_ += model_.PORT_weight_error;
         if (!model_.PORT_axi_rready) checks_.fail(cycle_, "a beat of weights was not taken");
-        if (!model_.PORT_axi_arvalid || !model_.PORT_axi_arready) return false;
+        if (!model_.PORT_axi_arvalid || !model_.PORT_axi_arready) return;
         const uint64_t address = model_.PORT_axi_araddr, beats = model_.PORT_axi_arlen + 1;
         const uint64_t end = address + beats * BEAT_BYTES;
         const bool inside = address >= base_ && end <= base_ + image_.size();
@@ -159,11 +162,10 @@ private:
         if (address % BEAT_BYTES || model_.PORT_axi_arsize != 6 || model_.PORT_axi_arburst != 1)
             checks_.fail(cycle_, "a burst of weights that is not one of whole beats");
         if (inside) memory_.take({address, beats}, 0, cycle_);
-        return false;  // what is read ahead need not be run
     }
 #else
     void answer() {}
-    bool read() { return false; }
+    void read() {}
 #endif
 
     void watch(bool& moved) {
@@ -183,7 +185,8 @@ private:
     std::vector<uint64_t> starts_, ends_;
     Unit array_, pairs_;
     const std::vector<uint8_t> image_;
-    const uint64_t base_;
+    const uint64_t base_, region_;
+    const double ar_stall_, r_gap_;
     FixedMemory memory_;
     uint64_t loaded_ = 0, weight_beats_ = 0, weight_errors_ = 0;
     bool finished_ = false;

@@ -130,7 +130,7 @@ def find_model(graph: Graph) -> OnnxModel:
     if bottom:
         dense = graph.inputs.get(bottom[0].source)
         if dense is None or dense.type not in FLOATS or len(dense.dims) != 2:
-            raise _not_supported(graph, bottom[0].source, "before the bottom MLP")
+            raise _not_supported(graph, bottom[0].source, "in or before the bottom MLP")
     inputs = list(graph.inputs)
     # quantisers sort nodes as they like: the order of the inputs is the one that people know
     bags = tuple(
