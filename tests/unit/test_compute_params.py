@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from screc_hw.compute.params import ComputeParams
+from screc_hw.compute.params import MAX_INPUTS, ComputeParams
 from tests.support.compute import core_params, model_shape
 
 FITTING = {
@@ -87,14 +87,16 @@ def test_params_take_their_bounds(changed):
 
 
 def test_longest_sum_fits_the_accumulator():
-    assert 4160 * 127 * 127 < 1 << 26 <= 4161 * 127 * 127
+    assert MAX_INPUTS == 4160
+    assert MAX_INPUTS * 127 * 127 < 1 << 26
+    assert (MAX_INPUTS + 1) * 127 * 127 >= 1 << 26
 
 
-def test_multipliers_are_the_array_and_the_interaction():
+def test_multipliers_are_those_of_array_interaction_and_sigmoid():
     params = ComputeParams(**FITTING)
-    assert params.multipliers == 4 * 16 + 8
-    assert dataclasses.replace(params, pair_units=4).multipliers == 4 * 16 + 32
-    assert dataclasses.replace(params, dot=False).multipliers == 4 * 16
+    assert params.multipliers == 4 * 16 + 8 + 1
+    assert dataclasses.replace(params, pair_units=4).multipliers == 4 * 16 + 32 + 1
+    assert dataclasses.replace(params, dot=False).multipliers == 4 * 16 + 1
 
 
 MODEL = model_shape(dense=5, bottom=(12, 8), dims=(8, 8, 8), top=(10, 1))
