@@ -229,7 +229,7 @@ def test_memory_refuses(change, message):
 def test_builds_are_kept_and_shared_by_equal_netlists(tmp_path, monkeypatch):
     compiled = []
 
-    def compile_it(netlist, constants, folder):
+    def compile_it(netlist, constants, options, folder):
         compiled.append(folder)
         (folder / netlist.name).write_text(netlist.name)
 

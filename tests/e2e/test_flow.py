@@ -142,8 +142,15 @@ def check_timeline(simulation):
 
 
 @pytest.mark.cosim
-@pytest.mark.parametrize("simulator", ["verilator", "icarus"])
-@pytest.mark.parametrize("model", [DOT, CONCAT], ids=["dot", "concat"])
+@pytest.mark.parametrize(
+    ("model", "simulator"),
+    [
+        pytest.param(DOT, "verilator", id="dot-verilator"),
+        pytest.param(CONCAT, "icarus", id="concat-icarus"),
+        pytest.param(DOT, "icarus", id="dot-icarus", marks=pytest.mark.slow),
+        pytest.param(CONCAT, "verilator", id="concat-verilator", marks=pytest.mark.slow),
+    ],
+)
 def test_small_model_is_bit_exact(case, model, simulator):
     (case / "model.toml").write_text(model)
     summary = run(case / "config.toml", case / "out", f"simulate.simulator={simulator}")
@@ -188,6 +195,7 @@ def test_streamed_weights_are_bit_exact_and_shared(case):
     assert summary["bound_cycles_per_sample"] <= summary["cycles_per_sample"]
 
 
+@pytest.mark.slow
 def test_two_plans_give_the_same_bits(case):
     one = case / "one"
     two = case / "two"

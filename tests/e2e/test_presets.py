@@ -6,7 +6,7 @@ from screc.models import preset_names, preset_shape
 from screc_hw.emit import lint
 from screc_hw.params import DeviceParams
 
-LARGE = {"criteo-terabyte", "rm1", "rm2"}
+LARGE = {"criteo-terabyte", "criteo-terabyte-10m", "rm2", "rm3"}
 """Presets whose like is among the others."""
 
 

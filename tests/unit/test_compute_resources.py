@@ -24,7 +24,6 @@ LUT_PER_MULTIPLIER, FF_PER_MULTIPLIER = 35, 60
 REGISTERS = {"AREG": 1, "DREG": 1, "ADREG": 1, "BREG": 2, "MREG": 1, "PREG": 1}
 
 SLOW = [pytest.mark.slow, pytest.mark.timeout(3600)]
-QUICK = "2x8"
 
 
 def check(mapped, estimate):
@@ -34,9 +33,7 @@ def check(mapped, estimate):
         assert getattr(estimate, kind) == pytest.approx(actual, rel=TOLERANCE), kind
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name == QUICK else SLOW) for name in POINTS]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW) for name in POINTS])
 def test_core(name):
     params = params_of(name)
     mapped = synthesise(netlist_of(params))
@@ -127,7 +124,7 @@ def test_emitted_multipliers_use_their_registers(rows, columns, count):
     ],
 )
 def test_a_parts_cost_is_that_of_its_blocks(change, kind, more):
-    smallest = params_of(QUICK)
+    smallest = params_of("2x8")
     changed = dataclasses.replace(smallest, **change)
     before, after = (getattr(p.resources(), kind) for p in (smallest, changed))
     assert after - before == more

@@ -157,33 +157,30 @@ def test_shape_follows_the_file(case):
         ("device=[]", "config.toml: device: needs at least 1, has 0"),
         (
             "plan.cores.columns=24",
-            (
-                "config.toml: plan.cores.columns: must be 8 times a power of two (8, 16, 32, ...), "
-                "not 24"
-            ),
+            ("config.toml: plan.cores.columns: must be one of 8, 16, 32, 64, not 24"),
         ),
-        ("plan.cores.columns=12", "config.toml: plan.cores.columns: must be 8 times a power of"),
-        ("plan.cores.columns=0", "config.toml: plan.cores.columns: must be 8 times a power of"),
-        ("plan.cores.columns=-8", "config.toml: plan.cores.columns: must be 8 times a power of"),
+        ("plan.cores.columns=12", "config.toml: plan.cores.columns: must be one of 8, 16, 32, 64"),
+        ("plan.cores.columns=0", "config.toml: plan.cores.columns: must be one of 8, 16, 32, 64"),
+        ("plan.cores.columns=-8", "config.toml: plan.cores.columns: must be one of 8, 16, 32, 64"),
         (
             "plan.cores.rows=12",
-            "config.toml: plan.cores.rows: must be a power of two up to 64, not 12",
+            "config.toml: plan.cores.rows: must be a power of two from 2 to 64, not 12",
         ),
         (
             "plan.cores.rows=128",
-            "config.toml: plan.cores.rows: must be a power of two up to 64, not 128",
+            "config.toml: plan.cores.rows: must be a power of two from 2 to 64, not 128",
         ),
         (
             "plan.cores.compute=3",
-            "config.toml: plan.cores.compute: must be a power of two up to 128, not 3",
+            "config.toml: plan.cores.compute: must be a power of two from 1 to 128, not 3",
         ),
         (
             "plan.cores.memory=0",
-            "config.toml: plan.cores.memory: must be a power of two up to 32, not 0",
+            "config.toml: plan.cores.memory: must be a power of two from 1 to 32, not 0",
         ),
         (
             "plan.cores.memory=64",
-            "config.toml: plan.cores.memory: must be a power of two up to 32, not 64",
+            "config.toml: plan.cores.memory: must be a power of two from 1 to 32, not 64",
         ),
         (
             "log.format=tsv",

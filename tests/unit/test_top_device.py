@@ -11,6 +11,8 @@ from screc_hw.params import DeviceParams
 from screc_hw.protocol import Register
 from screc_hw.vitis import emit_vitis, vitis_platform
 
+SLOW = pytest.mark.slow
+
 
 def small(interaction="dot", dense=4, **sizes):
     model = ModelShape(
@@ -88,8 +90,8 @@ def test_emitted_device_packages(emitted, tmp_path):
     ("interaction", "dense", "sizes"),
     [
         ("concat", 4, {"memory": 2, "compute": 2, "port_bits": 128}),
-        ("concat", 0, {"memory": 1, "compute": 1, "port_bits": 256}),
-        ("dot", 0, {"memory": 1, "compute": 1}),
+        pytest.param("concat", 0, {"memory": 1, "compute": 1, "port_bits": 256}, marks=SLOW),
+        pytest.param("dot", 0, {"memory": 1, "compute": 1}, marks=SLOW),
     ],
 )
 def test_device_of_any_kind_of_model_is_clean(interaction, dense, sizes, tmp_path):
