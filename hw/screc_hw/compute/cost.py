@@ -237,7 +237,7 @@ def _banked(width: int, depth: int, enables: int = 1) -> Resources:
     if count == 1:
         return blocks + registers(width)
     number = bits(count)
-    choice = width * math.ceil((count - 1) / 5) + 2 * count + enables * count
+    choice = width * math.ceil((count - 1) / 4) + 2 * count + enables * count
     return blocks + registers(count * width + number, choice)
 
 
