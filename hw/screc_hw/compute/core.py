@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 from screc_hw.axi import ReadSignature
 from screc_hw.compute.array import Array
 from screc_hw.compute.finish import Finish
-from screc_hw.compute.inputs import WRITE_CYCLES, BagInput, DenseInput
+from screc_hw.compute.inputs import BagInput, DenseInput
 from screc_hw.compute.issue import Issue
 from screc_hw.compute.layouts import linear_layout, schedule_layout
 from screc_hw.compute.memories import LoadedMemory
@@ -23,7 +23,7 @@ from screc_hw.compute.sequencer import Sequencer
 from screc_hw.compute.tensors import CHAIN
 from screc_hw.compute.turn import Turn
 from screc_hw.compute.weights import WeightFetch
-from screc_hw.compute.writer import BankWriter
+from screc_hw.compute.writer import WRITE_CYCLES, BankWriter
 from screc_hw.protocol import BEAT_BYTES, REQUANTISE_FIELDS, Destination, LoadTarget
 from screc_hw.stream import config_layout, feature_write_layout, result_layout
 

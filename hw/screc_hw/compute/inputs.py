@@ -14,7 +14,7 @@ from amaranth.lib.wiring import In, Out
 from screc_hw.compute.pairs import vector_write_layout
 from screc_hw.compute.params import ComputeParams
 from screc_hw.compute.tensors import CHAIN
-from screc_hw.compute.writer import spot_layout, stripe_layout
+from screc_hw.compute.writer import WRITE_CYCLES, spot_layout, stripe_layout
 from screc_hw.protocol import COMPUTE_SHAPE_FIELDS, LoadTarget
 from screc_hw.stream import (
     DeepQueue,
@@ -27,9 +27,6 @@ from screc_hw.stream import (
 __all__ = ["BagInput", "DenseInput"]
 
 LOG2 = (CHAIN - 1).bit_length()
-
-WRITE_CYCLES = 3
-"""Cycles from a write's transfer to its being read."""
 
 
 class DenseInput(wiring.Component):

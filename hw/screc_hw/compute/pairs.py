@@ -14,7 +14,7 @@ from screc_hw.compute.layouts import done_layout, pairs_layout
 from screc_hw.compute.memories import BankedMemory
 from screc_hw.compute.params import ComputeParams
 from screc_hw.compute.tensors import CHAIN
-from screc_hw.compute.writer import spot_layout
+from screc_hw.compute.writer import WRITE_CYCLES, spot_layout
 from screc_hw.dsp import DotChain
 from screc_hw.requantise import Requantise
 from screc_hw.stream import DeepQueue, index_bits
@@ -26,9 +26,6 @@ PART_BITS = 8 * CHAIN
 
 RESULTS_HELD = 32
 """Pairs under way: more than there are cycles from a step to the end of the queue."""
-
-WRITE_CYCLES = 3
-"""Cycles from a code's transfer to its being read."""
 
 
 def vector_write_layout(params: ComputeParams) -> data.StructLayout:

@@ -14,7 +14,10 @@ from screc_hw.compute.params import ComputeParams
 from screc_hw.compute.tensors import CHAIN
 from screc_hw.stream import index_bits
 
-__all__ = ["BankWriter", "spot_layout", "stripe_layout"]
+__all__ = ["WRITE_CYCLES", "BankWriter", "spot_layout", "stripe_layout"]
+
+WRITE_CYCLES = 3
+"""Cycles from a write's transfer to its being read."""
 
 
 def spot_layout(params: ComputeParams) -> data.StructLayout:
