@@ -55,6 +55,8 @@ class DeviceSpec:
     random_128_gbs: float
     random_256_gbs: float
     random_512_gbs: float
+    stream_gbs: float
+    """GB/s of one channel on long runs."""
     ssd_gib: float | None
     """SSD behind the FPGA's switch, in GiB; None: the device has no SSD tier."""
     ssd_kiops: float | None
@@ -68,6 +70,18 @@ class DeviceSpec:
     """Raw rate of the host link in one direction, in GB/s."""
     watts: float
     """Power limit of the card."""
+    static_watts: float
+    """Power of a device in use beside what its work takes: board, memories, shell, clocks, SSD."""
+    dram_pj_bit: float
+    """Energy of a bit to or from device memory, in pJ."""
+    onchip_pj_beat: float
+    """Energy of a beat of 64 bytes from on-chip memory, in pJ."""
+    mac_pj: float
+    """Energy of an 8-bit multiply-accumulate, in pJ."""
+    link_pj_bit: float
+    """Energy of a bit over the host link, in pJ."""
+    ssd_uj_read: float
+    """Energy of a 4 KiB read of the SSD and of its way to device memory, in uJ."""
     sources: dict[str, str]
     """Where each figure comes from; the tags are explained in ``data/devices.toml``."""
 
@@ -144,6 +158,8 @@ class DeviceConfig(Record):
     """... of 256 bytes."""
     random_512_gbs: float | None = Field(default=None, gt=0)
     """... of 512 bytes."""
+    stream_gbs: float | None = Field(default=None, gt=0)
+    """GB/s of one channel on long runs."""
     ssd_gib: float | None = Field(default=None, gt=0)
     """SSD, in GiB; needs ``p2p_gbs`` on a card that has none of its own."""
     ssd_kiops: float | None = Field(default=None, gt=0)
@@ -156,6 +172,18 @@ class DeviceConfig(Record):
     """Host link in one direction, in GB/s."""
     watts: float | None = Field(default=None, gt=0)
     """Power limit."""
+    static_watts: float | None = Field(default=None, ge=0)
+    """Power of a device in use beside what its work takes."""
+    dram_pj_bit: float | None = Field(default=None, ge=0)
+    """Energy of a bit to or from device memory, in pJ."""
+    onchip_pj_beat: float | None = Field(default=None, ge=0)
+    """Energy of 64 bytes from on-chip memory, in pJ."""
+    mac_pj: float | None = Field(default=None, ge=0)
+    """Energy of an 8-bit multiply-accumulate, in pJ."""
+    link_pj_bit: float | None = Field(default=None, ge=0)
+    """Energy of a bit over the host link, in pJ."""
+    ssd_uj_read: float | None = Field(default=None, ge=0)
+    """Energy of a 4 KiB read of the SSD, in uJ."""
 
     @field_validator("kind")
     @classmethod

@@ -13,6 +13,11 @@ RESOURCES = ("lut", "ff", "dsp", "bram36", "uram")
 
 GIB = 1 << 30
 
+PCIE_EFFICIENCY = 0.85
+"""Share of a link's raw rate that is data: 256-byte packets with their headers, acknowledgements
+and flow control. Assumed."""
+
+
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
@@ -52,8 +57,8 @@ class Budget:
 
     @property
     def streamed_rate(self) -> float:
-        """Bytes per second of one channel on long runs: its best random figure, 512 bytes."""
-        return self.random_rate(512)
+        """Bytes per second of one channel on long runs."""
+        return self.spec.stream_gbs * 1e9
 
     @property
     def dram_bytes(self) -> int:
@@ -79,3 +84,8 @@ class Budget:
     def p2p_rate(self) -> float:
         """Bytes per second from SSD to device memory; 0 where the SSD cannot be used."""
         return (self.spec.p2p_gbs or 0) * 1e9 if self.has_ssd else 0.0
+
+    @property
+    def link_rate(self) -> float:
+        """Bytes per second of the host link, in one direction."""
+        return self.spec.pcie_gbs * 1e9 * PCIE_EFFICIENCY

@@ -1,21 +1,27 @@
-"""The planning problem: tables with their rates, patterns of cores, one device."""
+"""What a plan depends on: tables with their rates, classes of equal devices, and the aim."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
 from screc.plan.budget import Budget
-from screc.plan.patterns import Pattern
 from screc.plan.rates import RateCurve
-from screc.plan.schema import TtPart
 from screc_hw.model import ModelShape, TableShape
 from screc_hw.params import TtLoad
 from screc_hw.protocol import BEAT_BYTES
+from screc_hw.tt.shape import TtShape
+
+if TYPE_CHECKING:
+    from screc.plan.catalogue import Pattern
+    from screc.plan.schema import TtPart
+
+Objective = Literal["throughput", "energy", "devices"]
 
 RECORD_BYTES = 8
-"""Bytes of a lookup record and of a result, each read or written once."""
+"""Bytes of a lookup record, of a result, and of a partial's header."""
 
 STAGED_BLOCKS = 2
 """Blocks that a staging ring holds: one that runs and one that the host fills meanwhile."""
@@ -27,26 +33,53 @@ mean n are 6·sqrt(n) <= n + 9; the rest of the slack is for uneven rings and a 
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TtOption:
+    """The hottest ``last`` ranks of a table, less those on chip, may be in TT form.
+
+    ``shape`` is that of TT cores of all of ``[0, last)``; ``pins`` of their hottest prefixes are
+    kept; ``loss`` is what that costs, in the unit of :attr:`Problem.max_loss`.
+    """
+
+    last: int
+    shape: TtShape
+    pins: int = 0
+    loss: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TableDemand:
     """A table: its shape, rates, and where its rows may live.
 
-    At most ``onchip_rows`` are on chip, where it is not None; with a ``tt_rank``, the ``tt_rows``
-    hottest ranks are in TT form where they are not on chip, and an edge of ``rates`` is there.
+    Parameters
+    ----------
+    shape
+        Rows, dimension, format.
+    rates
+        Lookups per sample of every rank.
+    bags
+        Bags per sample that are not empty, of all features that read the table, mean.
+    onchip, dram, ssd
+        Whether rows may live there.
+    onchip_rows
+        Most rows on chip; None: no bound.
+    tt
+        Its TT form, if it may have one.
+    tt_only
+        Whether all ranks below ``tt.last`` must be on chip or in TT form.
+    replicate
+        True: every memory core of every device holds the table; False: none does; None: as is best.
     """
 
     shape: TableShape
     rates: RateCurve
+    bags: float = 1.0
+    onchip: bool = True
     dram: bool = True
     ssd: bool = True
-    onchip: bool = False
     onchip_rows: int | None = None
-    tt_rank: int | None = None
-    tt_rows: int = 0
-
-    @property
-    def pinned_onchip(self) -> bool:
-        """Whether all its rows must be on chip."""
-        return self.onchip and not self.dram and self.tt_rank is None
+    tt: TtOption | None = None
+    tt_only: bool = False
+    replicate: bool | None = None
 
     @property
     def most_onchip(self) -> int:
@@ -54,11 +87,6 @@ class TableDemand:
         if not self.onchip:
             return 0
         return self.shape.rows if self.onchip_rows is None else self.onchip_rows
-
-    @property
-    def stored_rows(self) -> int:
-        """Rows that need room in DRAM or on SSD."""
-        return self.shape.rows - self.tt_rows
 
     @property
     def stride(self) -> int:
@@ -69,6 +97,95 @@ class TableDemand:
     def row_beats(self) -> int:
         """Beats of a row, in DRAM and in the staging ring."""
         return self.shape.row_beats(BEAT_BYTES)
+
+    @property
+    def partial_bytes(self) -> int:
+        """Bytes of a bag's exact accumulators as they leave a device, header included."""
+        return RECORD_BYTES + self.shape.dim * (8 if self.shape.rowwise else 4)
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceClass:
+    """Equal devices: what each offers, how many there are, and what cores may fit one.
+
+    No pattern is at least as good as another one in every respect.
+    """
+
+    budget: Budget
+    count: int
+    patterns: tuple[Pattern, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Problem:
+    """All that a plan depends on.
+
+    Parameters
+    ----------
+    shape
+        The model as memory cores see it, with the log's pooling factors.
+    compute_shape
+        The model as compute cores do, see ``screc.models.planning_shapes``.
+    tables
+        In the order of ``shape.tables``.
+    classes
+        Devices; no two classes have equal figures.
+    batch
+        Samples of a block.
+    objective
+        What is least: seconds per sample; joules per sample or devices, at ``rate``.
+    rate
+        Samples per second that must be served; None only for ``throughput``.
+    max_latency
+        Seconds; None: no limit.
+    max_loss
+        Sum of :attr:`TtOption.loss` over tables in TT form; None: no limit.
+    gap
+        Relative distance of value and bound that is good enough.
+    intervals
+        Pieces that a table's curve is cut into around a split, at least.
+    split
+        Whether a table may be on several devices.
+    """
+
+    shape: ModelShape
+    compute_shape: ModelShape
+    tables: Sequence[TableDemand]
+    classes: Sequence[DeviceClass]
+    batch: int
+    objective: Objective = "throughput"
+    rate: float | None = None
+    max_latency: float | None = None
+    max_loss: float | None = None
+    gap: float = 0.01
+    intervals: int = 50
+    split: bool = True
+
+    @property
+    def devices(self) -> int:
+        """Devices of all classes."""
+        return sum(each.count for each in self.classes)
+
+    @property
+    def exchange(self) -> bool:
+        """Whether bags may be on other devices than those that compute."""
+        return self.devices > 1
+
+    @cached_property
+    def lookups(self) -> float:
+        """Lookups per sample."""
+        return sum(table.rates.lookups for table in self.tables)
+
+    @property
+    def header_bytes(self) -> int:
+        """Bytes per sample of a request's block beside its lookups: bag lengths, dense features."""
+        return 4 * len(self.shape.features) + self.shape.dense
+
+    @property
+    def staging_slack(self) -> int:
+        """Bytes of a device's staging rings that do not depend on the rows on SSD."""
+        beats = max(table.row_beats for table in self.tables)
+        return STAGED_BLOCKS * STAGING_SLACK_ROWS * beats * BEAT_BYTES
 
 
 def tt_loads(tables: Sequence[TableDemand], parts: Sequence[TtPart | None]) -> list[TtLoad]:
@@ -86,64 +203,3 @@ def tt_loads(tables: Sequence[TableDemand], parts: Sequence[TtPart | None]) -> l
             TtLoad(shape=part.shape, rows=rows, hit_rate=(first - hot) / rows if rows else 0.0)
         )
     return loads
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Problem:
-    """All that a plan depends on.
-
-    ``shape`` carries the log's pooling factors. ``intervals`` bounds the pieces of a table's curve
-    that the solver sees at a time.
-    """
-
-    shape: ModelShape
-    tables: Sequence[TableDemand]
-    patterns: Sequence[Pattern]
-    budget: Budget
-    batch: int
-    max_seconds: float | None = None
-    max_latency: float | None = None
-    intervals: int = 256
-
-    @cached_property
-    def bytes(self) -> int:
-        """Bytes of all rows."""
-        return sum(table.stored_rows * table.stride for table in self.tables)
-
-    @cached_property
-    def streamed_bytes(self) -> float:
-        """Bytes per sample that the device reads or writes in long runs, wherever rows live."""
-        lookups = sum(table.rates.lookups for table in self.tables)
-        headers = 4 * len(self.shape.features) + self.shape.dense
-        return RECORD_BYTES * lookups + headers + RECORD_BYTES
-
-    def dram_seconds(self, pattern: Pattern) -> float:
-        """Seconds per sample that row reads and request streams keep the channels busy.
-
-        Every lookup but those of rows on chip or in TT form reads its row from DRAM, a staged one
-        too; streamed weights are read once for all sub-batches that share them. A memory core uses
-        one channel.
-        """
-        channels = min(self.budget.channels, pattern.params.memory)
-        rows = 0.0
-        for number, table in enumerate(self.tables):
-            size = table.row_beats * BEAT_BYTES
-            lookups = table.rates.tail(table.rates.rates, pattern.fast_rows(number))
-            rows += lookups * size / self.budget.random_rate(size)
-        core, cores = pattern.params.core, pattern.params.compute
-        batches = -(-self.batch // core.rows)
-        beats = cores * core.streamed_beats(self.shape, -(-batches // cores))
-        streamed = self.streamed_bytes + BEAT_BYTES * beats / self.batch
-        return (rows + streamed / self.budget.streamed_rate) / channels
-
-    @property
-    def staging_slack(self) -> int:
-        """Bytes of the staging rings that do not depend on the rows on SSD."""
-        beats = max(table.row_beats for table in self.tables)
-        return STAGED_BLOCKS * STAGING_SLACK_ROWS * beats * BEAT_BYTES
-
-    @property
-    def rounding(self) -> int:
-        """Bytes by which the rings may grow when splits move to whole rows and whole beats."""
-        beats = sum(table.row_beats for table in self.tables)
-        return (STAGED_BLOCKS * STAGING_FACTOR * beats + 1) * BEAT_BYTES

@@ -18,7 +18,7 @@ from screc_hw.tt.shape import TtShape
 
 Tier = Literal["onchip", "tt", "dram", "ssd"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of the layout of ``plan.json``."""
 
 
@@ -44,6 +44,8 @@ class CoreShapes(_Record):
     """Samples of a sub-batch: rows of the array."""
     columns: int
     """Output channels at a time: columns of the array."""
+    slots: int = 4
+    """Sub-batches under way in a compute core."""
     pool_beats: int = 1
     """Row slices that a memory core pools per cycle."""
     outstanding: int = 64
@@ -191,34 +193,48 @@ class DevicePlan(_Record):
     """Where the MLP's weights are read from."""
     staging_bytes: int
     """Rings in DRAM, all memory cores together, that SSD rows are staged in; 0 without such."""
+    samples: float = 1.0
+    """Share of all samples that it computes."""
     utilisation: dict[str, float]
     """Used ÷ usable of ``lut``, ``ff``, ``dsp``, ``bram36``, ``uram``, ``dram``, ``ssd``."""
     tables: tuple[TablePlan, ...]
+    """Tables of which it holds any rows."""
 
 
 class Plan(_Record):
-    """A whole plan; times are seconds per sample."""
+    """A whole plan. Everything in it is estimated, by the formulas of ``docs/planner.md``."""
 
     version: int = FORMAT_VERSION
     objective: Literal["throughput", "energy", "devices"]
     batch: int
     """Samples of a block that the plan was made for."""
+    rate: float | None = None
+    """Samples per second that were required."""
     bound: float
-    """No plan of this model is faster: the solver's dual bound."""
+    """No plan of this model does better: proven. Unit as that of ``value``."""
     value: float
-    """This plan's time, recomputed on integer rows."""
+    """By objective: seconds per sample, joules per sample, devices; recomputed on whole rows."""
     gap: float
     """|value - bound| / bound."""
+    seconds: float
+    """Time per sample at full speed, s: that of the busiest resource of all devices."""
+    energy: float
+    """Joules per sample, at ``rate`` where it is given, else at full speed."""
+    latency: float
+    """Time of one batch on idle devices, s."""
     solve_seconds: float
+    intervals: int
+    """Intervals that the tables' curves were cut into at last, all tables together."""
     bottleneck: str
     """Key of ``per_sample`` that sets the pace."""
     per_sample: dict[str, float]
-    """Seconds per sample that each resource is busy."""
+    """Seconds per sample that each part of the busiest device is busy."""
     ssd_reads: float
-    """Expected 4 KiB reads per sample."""
+    """Expected 4 KiB reads per sample, all devices together."""
     devices: tuple[DevicePlan, ...]
+    """Devices in use, classes in the order of the configuration."""
     cartesian: tuple[tuple[str, str], ...] = ()
-    """Pairs of tables merged into one; none so far."""
+    """Pairs of tables merged into one."""
 
     def to_json(self) -> str:
         """Return the text of ``plan.json``."""
