@@ -17,6 +17,7 @@ BENCHES: dict[str, str] = {
     "encode": "screc.bench_encode",
     "gather": "screc.bench_gather",
     "gemm": "screc.bench_gemm",
+    "plan": "screc.bench_plan",
     "tt": "screc.bench_tt",
 }
 """Benchmarks by name: a module with ``bench() -> list[dict]``; for people ``COLUMNS`` where there
