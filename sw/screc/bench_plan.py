@@ -1,4 +1,4 @@
-"""The ``plan`` benchmark: the planner on the instances of ``data/bench_plan.toml``, and baselines."""
+"""The ``plan`` benchmark: the planner on instances of ``data/bench_plan.toml``, and baselines."""
 
 from __future__ import annotations
 

@@ -221,12 +221,15 @@ def doctor(as_json: bool) -> None:
 @cli.command()
 @click.argument("name", type=click.Choice(sorted(BENCHES)))
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON to stdout.")
-def bench(name: str, as_json: bool) -> None:
+@click.option("--only", multiple=True, help="plan: name of an instance. May be repeated.")
+def bench(name: str, as_json: bool, only: Sequence[str]) -> None:
     """Measure a part of the tool on this machine."""
     import importlib
 
+    if only and name != "plan":
+        raise ConfigError(f'is for "plan" alone, not "{name}"', field="--only")
     module = importlib.import_module(BENCHES[name])
-    results = module.bench()
+    results = module.bench(only) if only else module.bench()
     if as_json:
         emit_json({"bench": name, "results": results})
         return

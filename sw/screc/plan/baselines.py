@@ -384,7 +384,7 @@ def torchrec(problem: Problem) -> Placement:
         worst = int(np.argmax(sizes)) if len(sizes) else 0
         raise PlanError(
             PlanErrorKind.DRAM,
-            f"no proposal of whole tables fits the devices; the largest table "
+            f"no proposal of whole tables fits DRAM and SSD of the devices; the largest table "
             f"{tables[worst].demand.shape.name!r} has {sizes[worst]:,.0f} bytes",
         )
     _, owner, resident = best

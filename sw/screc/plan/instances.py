@@ -383,7 +383,7 @@ def zipf_curve(
     """
     size = max(1, round(group))
     groups = -(-rows // size)
-    edges = np.unique(np.round(np.geomspace(1, groups + 1, pieces)).astype(np.int64)) - 1
+    edges = np.unique(np.round(np.geomspace(1, groups + 1, pieces + 1)).astype(np.int64)) - 1
     ends = edges.astype(np.float64) + 0.5
     if exponent == 1:
         mass = np.diff(np.log(ends))
