@@ -244,8 +244,9 @@ def _structure(plan: Plan, problem: Problem) -> tuple[list[Budget], list[list[_P
                 where = f"device {index}, table {held.table!r}, [{r.first}, {r.last}) {r.tier}"
                 wrong = _range_faults(r, rows, device.cores.memory, where)
                 found += wrong
-                if not wrong:
-                    parts[number].append(_part(index, number, r))
+                part = _part(index, number, r)
+                if not wrong and _rows(part):
+                    parts[number].append(part)
     _enforce(found)
     for number, table in enumerate(problem.tables):
         mine = parts[number]
@@ -412,7 +413,8 @@ def _tt_faults(table: TableDemand, name: str, parts: Sequence[_Part]) -> _Findin
     if option is None:
         return _Findings()
     found = _Findings()
-    exact = min((part.first for part in parts if part.tier in ("dram", "ssd")), default=option.last)
+    slow = (part.first + min(part.take) for part in parts if part.tier in ("dram", "ssd"))
+    exact = min(slow, default=option.last)
     if table.tt_only and exact < option.last:
         found.add(
             Rule.TIER, f"{name}: ranks below {option.last} are on chip or in TT form, not {exact}"
