@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
 from collections.abc import Iterable
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +14,7 @@ from pydantic import Field
 
 from screc.config_validation import Record, nearest, read_toml, validate
 from screc.errors import ConfigError
-from screc_hw.model import FeatureShape, ModelShape, TableShape
+from screc_hw.model import FeatureShape, LayerShape, ModelShape, TableShape
 from screc_hw.numerics import MAX_BAG
 
 MAX_ROWS = (1 << 32) - 1
@@ -166,7 +168,7 @@ def read_model(path: Path) -> ModelFile:
 
 
 def to_shape(model: ModelFile) -> ModelShape:
-    """Sizes of a checked model whose interaction is ``dot`` or ``concat``."""
+    """Sizes of a checked model, maps after pooling and cross layers left out."""
     places = {table.name: i for i, table in enumerate(model.table)}
     return ModelShape(
         name=model.name,
@@ -191,6 +193,66 @@ def to_shape(model: ModelFile) -> ModelShape:
         ),
         mlp_format=model.mlp_format,
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlanShape(ModelShape):
+    """A model as the planner costs its compute: ``extra`` layers beside those of its MLPs.
+
+    Their order does not matter to a cost, and they need not fit each other.
+    """
+
+    extra: tuple[LayerShape, ...] = ()
+
+    @cached_property
+    def top_layers(self) -> tuple[LayerShape, ...]:
+        """The first layer of the top MLP, the extra ones, the others."""
+        first, *others = super().top_layers
+        return (first, *self.extra, *others)
+
+
+def planning_shapes(model: ModelFile) -> tuple[ModelShape, ModelShape]:
+    """Sizes of a checked model for planning: as memory cores see it, and as compute cores do.
+
+    They differ where a model has what is planned and not built yet: a ``project`` is a layer of
+    ``dim`` inputs and ``project`` outputs per bag, in front of the interaction; a low-rank
+    ``cross`` layer of DCN-v2 is two layers, of the concatenated width, ``rank`` and that width.
+
+    References
+    ----------
+    Wang et al.: DCN V2, WWW 2021, equation 2 (low rank: W = U Vᵀ).
+    """
+    shape = to_shape(model)
+    project = {table.name: table.project for table in model.table if table.project is not None}
+    widths: dict[int, int] = {}
+    for feature in shape.features:
+        table = shape.tables[feature.table]
+        out = project.get(table.name)
+        if out is not None:
+            widths[table.dim] = widths.get(table.dim, 0) + out
+    compute = dataclasses.replace(
+        shape,
+        interaction="dot" if shape.interaction == "dot" else "concat",
+        tables=tuple(
+            dataclasses.replace(table, dim=project.get(table.name) or table.dim)
+            for table in shape.tables
+        ),
+    )
+    extra = [
+        LayerShape(name=f"project{dim}", k=dim, n=out, relu=False, format=model.mlp_format)
+        for dim, out in widths.items()
+    ]
+    if model.cross is not None:
+        width, rank = compute.top_inputs, model.cross.rank
+        for i in range(model.cross.layers):
+            extra += [
+                LayerShape(name=f"cross{i}{part}", k=k, n=n, relu=False, format=model.mlp_format)
+                for part, k, n in (("v", width, rank), ("u", rank, width))
+            ]
+    if not extra:
+        return shape, compute
+    fields = {field.name: getattr(compute, field.name) for field in dataclasses.fields(compute)}
+    return shape, PlanShape(**fields, extra=tuple(extra))
 
 
 def parse_model(data: dict[str, Any], path: Path) -> ModelFile:

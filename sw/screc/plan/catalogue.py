@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
+
+import numpy as np
 
 from screc.errors import ConfigError, PlanError, PlanErrorKind
 from screc.plan.budget import RESOURCES, Budget
@@ -142,12 +144,17 @@ class Pattern:
 
 @dataclasses.dataclass(frozen=True)
 class _Compute:
-    """Compute cores of one size: cycles per sub-batch, and what does not depend on the others."""
+    """Compute cores of one size: cycles per sub-batch, and what does not depend on the others.
+
+    ``pass_beats`` of weights are streamed for each ``slots`` sub-batches, ``weight_beats`` stored.
+    """
 
     params: ComputeParams
     resources: Resources
     cycles: float
     alone: float
+    pass_beats: float
+    weight_beats: int
 
 
 class Catalogue:
@@ -171,8 +178,10 @@ class Catalogue:
             raise ConfigError(str(error), field="model") from error
         self._core = functools.cache(self._make_core)
         self._gather_resources = functools.cache(MemoryCoreParams.resources)
+        self.gather_used = functools.cache(self._gather_used)
         self._combiner_resources = functools.cache(_combiner_resources)
         self._tt_resources = functools.cache(TtParams.resources)
+        self._combine = functools.cache(self._combine_cycles)
         dims = [table.dim for table in shape.tables]
         self._slices = max(dims) // self.lanes
         self._rowwise = any(table.rowwise for table in shape.tables)
@@ -251,6 +260,10 @@ class Catalogue:
         )
         return self._rate(pattern, budget, core)
 
+    def _gather_used(self, params: MemoryCoreParams) -> dict[str, float]:
+        """Logic of a memory core, by resource."""
+        return dict(self._gather_resources(params).as_dict())
+
     def _make_core(self, rows: int, columns: int, slots: int, stream: bool) -> _Compute:
         params = ComputeParams.for_model(
             self.compute_shape,
@@ -265,7 +278,13 @@ class Catalogue:
             resources=params.resources(),
             cycles=params.cycles(self.compute_shape, rows, latency=LATENCY_CYCLES),
             alone=params.alone_cycles(self.compute_shape, latency=LATENCY_CYCLES),
+            pass_beats=params.streamed_beats(self.compute_shape, 1),
+            weight_beats=streamed_beats(self.compute_shape, params),
         )
+
+    def _combine_cycles(self, params: CombinerParams, inputs: int) -> float:
+        partials = params.expected_partials(self.shape, inputs=inputs)
+        return params.cycles(self.shape, partials_per_bag=partials)
 
     def _rate(self, pattern: Pattern, budget: Budget, core: _Compute | None) -> Pattern:
         """Fill in what a device with these cores can do."""
@@ -295,16 +314,15 @@ class Catalogue:
         rows, cores = core.params.rows, pattern.compute
         batches = -(-self.batch // rows)
         each = -(-batches // cores)
-        partials = pattern.combiner.expected_partials(self.shape, inputs=max(memory, 1))
         slowest = max(
             core.cycles * each,
-            pattern.combiner.cycles(self.shape, partials_per_bag=partials) * batches,
+            self._combine(pattern.combiner, max(memory, 1)) * batches,
             HostParams().cycles(self.shape, rows=rows) * batches,
         )
         capacity["samples"] = self.batch * clock / slowest
-        beats = cores * core.params.streamed_beats(self.compute_shape, each)
+        beats = cores * core.pass_beats * -(-each // core.params.slots)
         copies = min(max(memory, 1), cores)
-        weights = copies * BEAT_BYTES * streamed_beats(self.compute_shape, core.params)
+        weights = copies * BEAT_BYTES * core.weight_beats
         if not memory and weights:
             capacity["port"] = clock
             capacity["dram"] = 1.0
@@ -334,110 +352,88 @@ def excess(pattern: Pattern, budget: Budget) -> list[str]:
     return [name for name in RESOURCES if pattern.used[name] > budget.limits[name]]
 
 
-def candidates(
-    catalogue: Catalogue,
-    budget: Budget,
-    pins: Pins,
-    *,
-    alone: bool,
-    reconstructors: Sequence[TtParams | None] = (None,),
-) -> Iterable[Callable[[int], Pattern]]:
-    """Yield every combination of cores as a function of the depth of on-chip rows.
+@dataclasses.dataclass(frozen=True)
+class _Cores:
+    """What :meth:`Catalogue.make` needs to know, the depth of on-chip rows apart."""
 
-    ``alone``: devices must have memory and compute cores both.
-    """
-    zero = () if alone else (0,)
-    most = min(budget.channels * 4, max_memory())
-    memory = [pins.memory] if pins.memory is not None else [*zero, *MEMORY]
-    compute = [pins.compute] if pins.compute is not None else [*zero, *COMPUTE]
-    sizes = list(
-        itertools.product(
-            [pins.rows] if pins.rows is not None else ROWS,
-            [pins.columns] if pins.columns is not None else COLUMNS,
-            [pins.slots] if pins.slots is not None else SLOTS,
-            [pins.weights == "stream"] if pins.weights else (False, True),
-        )
-    )
-    for m, c, tt in itertools.product(memory, compute, reconstructors):
-        if m > most or not (m or c) or (tt is not None and not m):
-            continue
-        for rows, columns, slots, stream in sizes if c else [(8, 8, 4, False)]:
-            for pool in [pins.pool_beats] if pins.pool_beats is not None else (1, 2):
+    memory: int
+    compute: int
+    rows: int = 8
+    columns: int = 8
+    slots: int = 4
+    stream: bool = False
+    pool_beats: int = 1
+    tt: TtParams | None = None
 
-                def build(
-                    depth: int,
-                    m: int = m,
-                    c: int = c,
-                    tt: TtParams | None = tt,
-                    rows: int = rows,
-                    columns: int = columns,
-                    slots: int = slots,
-                    stream: bool = stream,
-                    pool: int = pool,
-                ) -> Pattern:
-                    return catalogue.make(
-                        budget,
-                        memory=m,
-                        compute=c,
-                        rows=rows,
-                        columns=columns,
-                        slots=slots,
-                        stream=stream,
-                        pool_beats=pool if depth or tt is not None else 1,
-                        onchip_beats=depth if m else 0,
-                        tt=tt,
-                    )
-
-                yield build
+    def at(self, catalogue: Catalogue, budget: Budget, depth: int) -> Pattern:
+        """Rate it with ``depth`` beats of rows on chip in each memory core."""
+        pool = self.pool_beats if depth or self.tt is not None else 1
+        chosen = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        depth = depth if self.memory else 0
+        return catalogue.make(budget, **chosen | {"pool_beats": pool, "onchip_beats": depth})
 
 
-def deepest(build: Callable[[int], Pattern], budget: Budget, most: int) -> Pattern | None:
+def deepest(cores: _Cores, catalogue: Catalogue, budget: Budget, most: int) -> Pattern | None:
     """The pattern with the most room for rows on chip, up to ``most`` beats per core, that fits.
 
     None where it does not fit without any.
     """
-    bare = build(0)
+    bare = cores.at(catalogue, budget, 0)
     if excess(bare, budget):
         return None
-    if not most or not bare.memory:
+    if not most or bare.gather is None:
         return bare
-    full = build(most)
-    if not excess(full, budget):
-        return full
+    small = cores.at(catalogue, budget, SMALL_BEATS[-1]).gather
+    assert small is not None  # the memory cores are the same, with a little more memory
+    spare = {
+        name: (budget.limits[name] - bare.used[name]) / bare.memory
+        + catalogue.gather_used(bare.gather)[name]
+        for name in RESOURCES
+    }
+
+    def fits(depth: int) -> bool:
+        used = catalogue.gather_used(dataclasses.replace(small, onchip_beats=depth))
+        return all(used[name] <= spare[name] for name in RESOURCES)
+
+    if fits(most):
+        return cores.at(catalogue, budget, most)
     low, high = 0, -(-most // URAM_BEATS)
     while low < high:  # the largest count of URAMs in depth that fits
         middle = -(-(low + high) // 2)
-        fits = not excess(build(middle * URAM_BEATS), budget)
-        low, high = (middle, high) if fits else (low, middle - 1)
+        low, high = (middle, high) if fits(middle * URAM_BEATS) else (low, middle - 1)
     depths = [low * URAM_BEATS] if low else [d for d in SMALL_BEATS if d < most]
-    return next((p for d in depths if not excess(p := build(d), budget)), bare)
+    return next((cores.at(catalogue, budget, d) for d in depths if fits(d)), bare)
 
 
-def dominates(a: Pattern, b: Pattern, *, used: bool = False) -> bool:
-    """Whether ``a`` is at least as good as ``b`` in everything that a plan asks of it.
+def frontier(patterns: Sequence[Pattern], *, used: bool = False) -> list[int]:
+    """Indices of the patterns that no other one dominates; smaller ones win ties.
 
-    With ``used`` it must also take no more logic.
+    One dominates another if it is at least as good in everything that a plan asks of it and, with
+    ``used``, takes no more logic.
     """
-    return (
-        all(a.capacity[name] >= b.capacity[name] for name in b.capacity)
-        and (not used or all(a.used[name] <= b.used[name] for name in RESOURCES))
-        and a.sample_beats <= b.sample_beats
-        and a.weight_bytes <= b.weight_bytes
-        and (a.latency <= b.latency or not b.compute)
-        and (a.tt is None) <= (b.tt is None)
+    if not patterns:
+        return []
+    merits = np.array(
+        [
+            [
+                *p.capacity.values(),
+                -p.sample_beats,
+                -p.weight_bytes,
+                -p.latency if p.compute else 0.0,
+                p.tt is not None,
+                *([-p.used[name] for name in RESOURCES] if used else ()),
+            ]
+            for p in patterns
+        ]
     )
-
-
-def frontier(patterns: Iterable[Pattern], *, used: bool = False) -> tuple[Pattern, ...]:
-    """Patterns that no other one dominates, each once; smaller ones win ties."""
-    ordered = sorted(patterns, key=lambda p: (sum(p.used.values()), p.name))
-    kept: list[Pattern] = []
-    for pattern in ordered:
-        if any(dominates(other, pattern, used=used) for other in kept):
-            continue
-        kept = [other for other in kept if not dominates(pattern, other, used=used)]
-        kept.append(pattern)
-    return tuple(kept)
+    size = [sum(p.used.values()) for p in patterns]
+    order = sorted(range(len(patterns)), key=lambda i: (size[i], patterns[i].name))
+    kept = np.empty(0, np.int64)
+    for i in order:
+        others = merits[kept]
+        if not (others >= merits[i]).all(axis=1).any():
+            kept = np.append(kept[~(merits[i] >= others).all(axis=1)], i)
+    return [int(i) for i in kept]
 
 
 def enumerate_patterns(
@@ -467,32 +463,65 @@ def enumerate_patterns(
     PlanError
         If no pattern fits; names the scarce resource, needed and had.
     """
-    builds: dict[str, Callable[[int], Pattern]] = {}
+    zero = () if alone else (0,)
+    most = min(budget.channels * 4, max_memory())
+    memory = [pins.memory] if pins.memory is not None else [*zero, *MEMORY]
+    compute = [pins.compute] if pins.compute is not None else [*zero, *COMPUTE]
+    pools = [pins.pool_beats] if pins.pool_beats is not None else [1, 2]
+    depth = SMALL_BEATS[-1] if pins.onchip and onchip_beats else 0
+    sides = _compute_sides(catalogue, budget, pins, compute)
     fitting: list[Pattern] = []
+    chosen: list[_Cores] = []
     refused: list[Pattern] = []
-    wrong: ValueError | None = None
-    for build in candidates(catalogue, budget, pins, alone=alone, reconstructors=reconstructors):
-        try:
-            # with a little memory for rows, so that all that this takes is there
-            bare = build(SMALL_BEATS[-1] if pins.onchip and onchip_beats else 0)
-        except ValueError as error:
-            wrong = error
+    for m, side, tt, pool in itertools.product(memory, sides, reconstructors, pools):
+        if m > most or not (m or side.compute) or (tt is not None and not m):
             continue
+        if pool == 2 and not (m and (depth or tt is not None)):
+            continue
+        cores = dataclasses.replace(side, memory=m, tt=tt, pool_beats=pool)
+        # with a little memory for rows, so that all that this takes is there
+        bare = cores.at(catalogue, budget, depth)
         if excess(bare, budget):
             refused.append(bare)
         else:
             fitting.append(bare)
-            builds[bare.name] = build
-    if not fitting and not refused and wrong is not None:
-        raise ConfigError(str(wrong), field="model") from wrong
+            chosen.append(cores)
     if not any(p.compute for p in fitting):
         raise nothing_fits([p for p in refused if p.compute] or refused, budget)
-    deep = []
-    for bare in frontier(fitting, used=True):
-        most = -(-onchip_beats // max(bare.memory, 1)) if pins.onchip else 0
-        found = deepest(builds[bare.name], budget, most)
-        deep += [found, builds[bare.name](0)] if found is not None and most else [bare]
-    return frontier(deep)
+    deep: list[Pattern] = []
+    for i in frontier(fitting, used=True):
+        cores = chosen[i]
+        room = -(-onchip_beats // max(cores.memory, 1)) if pins.onchip else 0
+        found = deepest(cores, catalogue, budget, room)
+        deep += [found, cores.at(catalogue, budget, 0)] if found and room else [fitting[i]]
+    return tuple(deep[i] for i in frontier(deep))
+
+
+def _compute_sides(
+    catalogue: Catalogue, budget: Budget, pins: Pins, compute: Sequence[int]
+) -> list[_Cores]:
+    """Compute cores to choose from, those left out that others beat, with one memory core each."""
+    sides, rated = [], []
+    wrong: ValueError | None = None
+    for c, rows, columns, slots, stream in itertools.product(
+        compute,
+        [pins.rows] if pins.rows is not None else ROWS,
+        [pins.columns] if pins.columns is not None else COLUMNS,
+        [pins.slots] if pins.slots is not None else SLOTS,
+        [pins.weights == "stream"] if pins.weights else (False, True),
+    ):
+        if not c:
+            continue
+        side = _Cores(1, c, rows, columns, slots, stream)
+        try:
+            rated.append(side.at(catalogue, budget, 0))
+        except ValueError as error:
+            wrong = error
+            continue
+        sides.append(side)
+    if not sides and wrong is not None:
+        raise ConfigError(str(wrong), field="model") from wrong
+    return [*([_Cores(1, 0)] if 0 in compute else []), *(sides[i] for i in frontier(rated, used=True))]
 
 
 def nothing_fits(patterns: Sequence[Pattern], budget: Budget) -> PlanError:
