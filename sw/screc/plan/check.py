@@ -57,21 +57,21 @@ class Rule(enum.StrEnum):
     """What a plan must keep, in about the order of the checks: the first one broken is named."""
 
     PROBLEM = "problem"
-    """It is a plan for this objective, batch, rate, and these tables."""
+    """It is for this objective, batch and rate; devices list tables of the model, each once."""
     DEVICES = "devices"
     """Devices are of known classes, and not more than there are."""
     SAMPLES = "samples"
     """Shares of the samples sum to 1; a device without compute cores has none."""
     CORE = "core"
     """Cores can be built; memory cores of ranges exist; stripes are residues."""
-    TIER = "tier"
-    """Every row is in a tier that its table and device allow; TT ranges are whole on a device."""
-    SPLIT = "split"
-    """No table is on several devices where that is not wanted."""
     COVERAGE = "coverage"
     """Every rank is somewhere; replicated ones on every device."""
     OVERLAP = "overlap"
     """No rank is in two places."""
+    TIER = "tier"
+    """Every row is in a tier that its table and device allow; TT ranges are whole on a device."""
+    SPLIT = "split"
+    """No table is on several devices where that is not wanted."""
     LOSS = "loss"
     """Losses of tables in TT form sum to the limit at most."""
     TT = "tt"
@@ -234,6 +234,8 @@ def _structure(plan: Plan, problem: Problem) -> tuple[list[Budget], list[list[_P
     parts: list[list[_Part]] = [[] for _ in problem.tables]
     for index, device in enumerate(plan.devices):
         _check_cores(index, device, found)
+        if len({held.table for held in device.tables}) < len(device.tables):
+            found.add(Rule.PROBLEM, f"device {index} lists a table twice")
         for held in device.tables:
             number = numbers.get(held.table)
             if number is None:
@@ -251,7 +253,7 @@ def _structure(plan: Plan, problem: Problem) -> tuple[list[Budget], list[list[_P
     for number, table in enumerate(problem.tables):
         mine = parts[number]
         found += _tier_faults(problem, table, mine, budgets)
-        if not problem.split and len({part.device for part in mine}) > 1:
+        if not problem.split and len({p.device for p in mine if not p.replicated}) > 1:
             found.add(Rule.SPLIT, f"table {table.shape.name!r} is on several devices")
         found += _coverage_faults(table, mine, len(plan.devices))
     if problem.max_loss is not None:
@@ -387,21 +389,18 @@ def _tier_faults(
             found.add(Rule.TIER, f"{name} may not be replicated")
         if len(problem.classes) > 1:
             found.add(Rule.TIER, f"{name} is replicated over unequal devices")
-    elif table.replicate and problem.exchange:
+    if table.replicate and problem.exchange and not all(part.replicated for part in parts):
         found.add(Rule.TIER, f"{name} must be replicated")
     limit = table.onchip_rows
     if limit is not None:
-        seen: dict[tuple[int, int], int] = {}  # a replicated range counts once
-        once = [
-            part
-            for part in parts
-            if part.tier == "onchip"
-            and (
-                not part.replicated
-                or seen.setdefault((part.first, part.last), part.device) == part.device
-            )
-        ]
-        rows = sum(_rows(part) for part in once)
+        copies = [0] * len(budgets)
+        rows = 0
+        for part in parts:
+            if part.tier == "onchip" and part.replicated:
+                copies[part.device] += _rows(part)
+            elif part.tier == "onchip":
+                rows += _rows(part)
+        rows += max(copies)
         if rows > limit:
             found.add(Rule.TIER, f"{name} has {rows} rows on chip, more than {limit}")
     found += _tt_faults(table, name, parts)
