@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,12 +174,14 @@ def compile_case(
     host: HostParams | None = None,
     tt: dict[int, TtPart] | None = None,
     tt_lanes: int = 1,
+    replicated: Sequence[int] = (),
     **sizes: int,
 ) -> Case:
     """Compile ``shape`` with the hottest ``dram_share`` of every table on the device.
 
     Of those the hottest ``onchip_share`` is on chip; the others are in DRAM. Tables with ``tt``, by
-    number, have random rows in TT form there, behind those on chip.
+    number, have random rows in TT form there, behind those on chip; of the tables ``replicated``
+    every memory core holds the rows that are on the device, as many of them as the shares say.
 
     ``sizes`` are those of :meth:`DeviceParams.for_model`.
     """
@@ -222,6 +224,7 @@ def compile_case(
                     // params.memory
                     * params.memory,
                     tt=parts.get(i),
+                    replicated=i in replicated,
                 ),
             )
             for i, table in enumerate(shape.tables)

@@ -82,11 +82,13 @@ def compile_small(
     shape=SHAPE,
     rows=8,
     tt=0.0,
+    replicated=(),
 ):
     """Compile ``shape`` with the hottest ``resident`` share of every table on the device.
 
     Of those the hottest ``onchip`` share is on chip; behind them, a share ``tt`` of those of every
-    second table with one scale is in TT form.
+    second table with one scale is in TT form. Of the tables ``replicated``, by number, every memory
+    core holds those rows.
     """
     parts = {
         i: tt_rows(t, resident, onchip, tt, memory)
@@ -127,6 +129,7 @@ def compile_small(
                     i % memory,
                     onchip=onchip_rows(t, resident, onchip, memory),
                     tt=parts.get(i),
+                    replicated=i in replicated,
                 ),
             )
             for i, t in enumerate(shape.tables)

@@ -29,8 +29,16 @@ from tests.unit.compile_support import (
 
 @pytest.mark.parametrize(("resident", "onchip"), [(1, 0), (0.4, 0), (1, 0.3), (0.6, 0.5), (1, 1)])
 @pytest.mark.parametrize("memory", [1, 2, 4])
-def test_every_row_is_where_the_descriptors_say(tmp_path, memory, resident, onchip):
-    compiled = compile_small(tmp_path, shape=MIXED, memory=memory, resident=resident, onchip=onchip)
+@pytest.mark.parametrize("replicated", [(), (0, 3, 5)], ids=["striped", "replicated"])
+def test_every_row_is_where_the_descriptors_say(tmp_path, memory, resident, onchip, replicated):
+    compiled = compile_small(
+        tmp_path,
+        shape=MIXED,
+        memory=memory,
+        resident=resident,
+        onchip=onchip,
+        replicated=replicated,
+    )
     targets = loaded(compiled.load)
     lanes = compiled.params.gather.lanes
     ssd = (tmp_path / "ssd.bin").read_bytes() if resident < 1 else b""
@@ -40,15 +48,17 @@ def test_every_row_is_where_the_descriptors_say(tmp_path, memory, resident, onch
         number = feature.table
         place, remap = compiled.layout.tables[number], compiled.remaps[number]
         values = compiled.model.tables[number].values(remap.ids(np.arange(place.rows)))
+        stripe = 1 if number in replicated else memory
         for core in range(memory):
             d = descriptor(targets[0, core], f)
-            assert d["stripe_log2"] == memory.bit_length() - 1
+            assert d["stripe_log2"] == d["onchip_stripe_log2"] == stripe.bit_length() - 1
             assert d["base"] % 64 == 0
             assert d["onchip_first"] == 0
             assert d["onchip_last"] == d["first"]
             assert d["rowwise"] == MIXED.tables[number].format.endswith("r")
             assert (d["onchip_residue"], d["onchip_base"] % 64) == (d["residue"], 0)
-            for rank in range(d["residue"], d["last"], memory):
+            assert d["residue"] < stripe
+            for rank in range(d["residue"], d["last"], stripe):
                 on, address = place_of(d, rank)
                 memory_of = compiled.onchip if on else compiled.images
                 assert on or address + d["stride"] <= compiled.layout.cores[core].image_bytes
@@ -175,9 +185,9 @@ def test_a_layout_is_read_back(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data | {"version": 9}, "version: must be 4, not 9"),
+        (lambda data: data | {"version": 9}, "version: must be 5, not 9"),
         (lambda data: data | {"cores": 5}, "is no memory layout"),
-        (lambda data: {"version": 4}, "is no memory layout"),
+        (lambda data: {"version": 5}, "is no memory layout"),
     ],
 )
 def test_a_wrong_layout_file_is_named(tmp_path, change, message):
