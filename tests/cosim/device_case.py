@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import filelock
@@ -174,14 +175,15 @@ def compile_case(
     host: HostParams | None = None,
     tt: dict[int, TtPart] | None = None,
     tt_lanes: int = 1,
-    replicated: Sequence[int] = (),
+    replicated: Mapping[int, tuple[int, int]] = MappingProxyType({}),
     **sizes: int,
 ) -> Case:
     """Compile ``shape`` with the hottest ``dram_share`` of every table on the device.
 
     Of those the hottest ``onchip_share`` is on chip; the others are in DRAM. Tables with ``tt``, by
-    number, have random rows in TT form there, behind those on chip; of the tables ``replicated``
-    every memory core holds the rows that are on the device, as many of them as the shares say.
+    number, have random rows in TT form there, behind those on chip. Of tables ``replicated``, by
+    number, every memory core holds a copy: of so many rows on chip, and of those in DRAM behind
+    them up to so many resident ones; the others are on SSD.
 
     ``sizes`` are those of :meth:`DeviceParams.for_model`.
     """
@@ -215,6 +217,15 @@ def compile_case(
                 table=table.name,
                 ranges=table_ranges(
                     table.rows,
+                    replicated[i][1],
+                    params.memory,
+                    0,
+                    onchip=replicated[i][0],
+                    replicated=True,
+                )
+                if i in replicated
+                else table_ranges(
+                    table.rows,
                     int(table.rows * dram_share),
                     params.memory,
                     i % params.memory,
@@ -224,7 +235,6 @@ def compile_case(
                     // params.memory
                     * params.memory,
                     tt=parts.get(i),
-                    replicated=i in replicated,
                 ),
             )
             for i, table in enumerate(shape.tables)

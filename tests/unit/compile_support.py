@@ -127,7 +127,7 @@ def compile_small(
                     int(t.rows * resident),
                     memory,
                     i % memory,
-                    onchip=onchip_rows(t, resident, onchip, memory),
+                    onchip=onchip_rows(t, resident, onchip, 1 if i in replicated else memory),
                     tt=parts.get(i),
                     replicated=i in replicated,
                 ),
