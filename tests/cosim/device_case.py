@@ -123,12 +123,16 @@ class Case:
         *,
         size: int | None = None,
         seed: int = 11,
+        longest: int = 6,
         timing: Timing | None = None,
         change: Callable[[Path, Job], Job] | None = None,
     ) -> Run:
-        """Run random samples in blocks of ``size``; ``change`` may edit the job's files."""
+        """Run random samples in blocks of ``size``, with bags of up to ``longest`` ids.
+
+        ``change`` may edit the job's files.
+        """
         needs(simulator)
-        batch = random_batch(self.shape, samples, seed)
+        batch = random_batch(self.shape, samples, seed, longest=longest)
         job = self.folder / f"job{len(list(self.folder.glob('job*')))}"
         job.mkdir()
         workload = build_workload(

@@ -249,6 +249,71 @@ def test_dram_begins_at_a_whole_group_behind_tt_ranks(tmp_path, last, fits):
     assert Layout.load(tmp_path / "layout.json") == layout
 
 
+def test_copies_take_the_same_place_in_every_core(tmp_path):
+    """Of [0, 5) on chip, [5, 9) in DRAM and the others on SSD; the other tables are striped."""
+
+    def ranges(t):
+        if t.name != "beat":
+            return table_ranges(t.rows, t.rows, 4, 3)
+        return table_ranges(t.rows, 9, 4, 0, onchip=5, replicated=True)
+
+    params = DeviceParams.for_model(SHAPE, memory=4, onchip_beats=64)
+    layout = make_layout(device_plan(ranges, 4), SHAPE, params)
+    table = layout.tables[2]
+    assert (table.onchip_rows, table.dram_first, table.dram_rows, table.ssd_rows) == (5, 5, 4, 55)
+    assert [table.residue(core) for core in range(4)] == [0] * 4
+    assert [core.onchip_bytes for core in layout.cores] == [5 * 64] * 4
+    behind = layout.tables[3].offsets
+    assert [b - a for a, b in zip(table.offsets, behind, strict=True)] == [4 * 64] * 4
+    layout.save(tmp_path / "layout.json")
+    assert Layout.load(tmp_path / "layout.json") == layout
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        (Range(tier="onchip", first=0, last=8, replicated=True), *table_ranges(300, 300, 1, 0)),
+        (
+            Range(tier="onchip", first=0, last=8, replicated=True),
+            Range(tier="dram", first=8, last=300, core=0),
+        ),
+        (Range(tier="dram", first=8, last=300, replicated=True),),
+        (Range(tier="dram", first=0, last=299, replicated=True),),
+    ],
+    ids=["doubled", "in part", "first", "rows missing"],
+)
+def test_copies_of_other_ranges_are_refused(ranges):
+    plan = device_plan(
+        lambda t: ranges if t.name == "quarter" else table_ranges(t.rows, t.rows, 1, 0), 1
+    )
+    with pytest.raises(ConfigError, match=r"'quarter' must be .*; or, both replicated, onchip"):
+        make_layout(plan, SHAPE, DeviceParams.for_model(SHAPE, onchip_beats=64))
+
+
+def test_rows_in_tt_form_have_no_copies():
+    part = tt_part(8, 20, 16)
+    with pytest.raises(ValueError, match=r"ranks \[8, 20\) in TT form cannot be replicated"):
+        table_ranges(300, 300, 2, 0, onchip=8, tt=part, replicated=True)
+    with pytest.raises(ValueError, match='must be "onchip" or "dram", not "tt"'):
+        Range(tier="tt", first=8, last=20, tt=part.form, replicated=True)
+    with pytest.raises(ValueError, match='must be "onchip" or "dram", not "ssd"'):
+        Range(tier="ssd", first=8, last=20, replicated=True)
+    with pytest.raises(ValueError, match="no core, no stripe"):
+        Range(tier="dram", first=8, last=20, core=0, replicated=True)
+
+    def ranges(t):
+        if t.name != "quarter":
+            return table_ranges(t.rows, t.rows, 1, 0)
+        return (
+            Range(tier="onchip", first=0, last=8, replicated=True),
+            Range(tier="tt", first=8, last=20, core=0, tt=part.form),
+            Range(tier="ssd", first=20, last=300),
+        )
+
+    with pytest.raises(ConfigError, match=r"'quarter' has ranks \[8, 20\) in TT form, so it cannot"):
+        make_layout(device_plan(ranges, 1), SHAPE, DeviceParams.for_model(SHAPE, onchip_beats=64))
+
+
 def test_tt_cores_that_cannot_be_are_named():
     def ranges(t):
         form = tt_part(0, t.rows, t.dim).form.model_copy(update={"p": (1, 1, 2)})
