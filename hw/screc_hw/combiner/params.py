@@ -177,9 +177,7 @@ class CombinerParams:
         dims = [model.feature_dim(f) for f in range(len(model.features))]
         missed = 1 - 1 / inputs
         parts = [
-            1.0
-            if f.table in replicated
-            else max(1.0, inputs * (1 - missed ** (f.pooling * scale)))
+            1.0 if f.table in replicated else max(1.0, inputs * (1 - missed ** (f.pooling * scale)))
             for f in model.features
         ]
         weighted = sum(d * p for d, p in zip(dims, parts, strict=True))
