@@ -310,9 +310,7 @@ def test_rows_in_tt_form_have_no_copies():
             Range(tier="ssd", first=20, last=300),
         )
 
-    with pytest.raises(
-        ConfigError, match=r"has ranks \[8, 20\) in TT form, so it cannot"
-    ):
+    with pytest.raises(ConfigError, match=r"has ranks \[8, 20\) in TT form, so it cannot"):
         make_layout(device_plan(ranges, 1), SHAPE, DeviceParams.for_model(SHAPE, onchip_beats=64))
 
 
