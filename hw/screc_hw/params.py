@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from screc_hw.combiner.params import CombinerParams
@@ -271,6 +271,7 @@ class DeviceParams:
         lookups: float | None = None,
         latency: int = 64,
         tt: Sequence[TtLoad] = (),
+        replicated: Collection[int] = (),
     ) -> Prediction:
         """Predict the cycles of one RUN block of ``samples``.
 
@@ -286,6 +287,8 @@ class DeviceParams:
             Memory read latency in cycles, request accepted to first data beat.
         tt
             Rows that are rebuilt, table by table; they are among the ``lookups``.
+        replicated
+            Numbers of the tables that every memory core holds a copy of.
         """
         count = model.lookups if lookups is None else lookups
         batches = -(-samples // self.core.rows)
@@ -310,7 +313,9 @@ class DeviceParams:
             latency=latency,
             onchip=min(1.0, sum(load.rows for load in tt) / max(count, 1e-9)),
         )
-        partials = self.combiner.expected_partials(model, inputs=self.memory, lookups=count)
+        partials = self.combiner.expected_partials(
+            model, inputs=self.memory, lookups=count, replicated=replicated
+        )
         combine = self.combiner.cycles(model, partials_per_bag=partials)
         compute = self.core.cycles(model, rows, latency=latency)
         host = self.host.cycles(model, rows=rows)

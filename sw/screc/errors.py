@@ -55,9 +55,16 @@ class PlanError(ScrecError):
 
 
 class CheckError(ScrecError):
-    """A check failed, such as a simulated word that differs from the golden model. Exit 2."""
+    """A check failed, such as a simulated word that differs from the golden model. Exit 2.
+
+    ``rule`` is what a plan breaks, see ``screc.plan.check``; None of other checks.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, *, rule: str | None = None) -> None:
+        self.rule = rule
+        super().__init__(message)
 
 
 class ToolchainError(ScrecError):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import filelock
@@ -122,12 +123,16 @@ class Case:
         *,
         size: int | None = None,
         seed: int = 11,
+        longest: int = 6,
         timing: Timing | None = None,
         change: Callable[[Path, Job], Job] | None = None,
     ) -> Run:
-        """Run random samples in blocks of ``size``; ``change`` may edit the job's files."""
+        """Run random samples in blocks of ``size``, with bags of up to ``longest`` ids.
+
+        ``change`` may edit the job's files.
+        """
         needs(simulator)
-        batch = random_batch(self.shape, samples, seed)
+        batch = random_batch(self.shape, samples, seed, longest=longest)
         job = self.folder / f"job{len(list(self.folder.glob('job*')))}"
         job.mkdir()
         workload = build_workload(
@@ -174,12 +179,15 @@ def compile_case(
     host: HostParams | None = None,
     tt: dict[int, TtPart] | None = None,
     tt_lanes: int = 1,
+    replicated: Mapping[int, tuple[int, int]] = MappingProxyType({}),
     **sizes: int,
 ) -> Case:
     """Compile ``shape`` with the hottest ``dram_share`` of every table on the device.
 
     Of those the hottest ``onchip_share`` is on chip; the others are in DRAM. Tables with ``tt``, by
-    number, have random rows in TT form there, behind those on chip.
+    number, have random rows in TT form there, behind those on chip. Of tables ``replicated``, by
+    number, every memory core holds a copy: of so many rows on chip, and of those in DRAM behind
+    them up to so many resident ones; the others are on SSD.
 
     ``sizes`` are those of :meth:`DeviceParams.for_model`.
     """
@@ -212,6 +220,15 @@ def compile_case(
             TablePlan(
                 table=table.name,
                 ranges=table_ranges(
+                    table.rows,
+                    replicated[i][1],
+                    params.memory,
+                    0,
+                    onchip=replicated[i][0],
+                    replicated=True,
+                )
+                if i in replicated
+                else table_ranges(
                     table.rows,
                     int(table.rows * dram_share),
                     params.memory,

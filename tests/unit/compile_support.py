@@ -82,11 +82,13 @@ def compile_small(
     shape=SHAPE,
     rows=8,
     tt=0.0,
+    replicated=(),
 ):
     """Compile ``shape`` with the hottest ``resident`` share of every table on the device.
 
     Of those the hottest ``onchip`` share is on chip; behind them, a share ``tt`` of those of every
-    second table with one scale is in TT form.
+    second table with one scale is in TT form. Of the tables ``replicated``, by number, every memory
+    core holds those rows.
     """
     parts = {
         i: tt_rows(t, resident, onchip, tt, memory)
@@ -125,8 +127,9 @@ def compile_small(
                     int(t.rows * resident),
                     memory,
                     i % memory,
-                    onchip=onchip_rows(t, resident, onchip, memory),
+                    onchip=onchip_rows(t, resident, onchip, 1 if i in replicated else memory),
                     tt=parts.get(i),
+                    replicated=i in replicated,
                 ),
             )
             for i, t in enumerate(shape.tables)

@@ -166,6 +166,17 @@ def test_partials_per_bag_grow_with_the_cores_it_meets(pooling, inputs, parts):
     assert doubled == pytest.approx(CombinerParams.expected_partials(again, inputs=inputs))
 
 
+def test_bags_of_replicated_tables_are_of_one_core():
+    shape = model((4, 8), 4)
+    shape = dataclasses.replace(
+        shape, features=tuple(dataclasses.replace(f, pooling=2) for f in shape.features)
+    )
+    first, second = (table.dim for table in shape.tables)
+    found = CombinerParams.expected_partials(shape, inputs=4, replicated=[1])
+    assert found == pytest.approx((1.75 * first + second) / (first + second))
+    assert CombinerParams.expected_partials(shape, inputs=4, replicated=[0, 1]) == 1
+
+
 def test_latencies_are_those_of_the_pipelines():
     for params in (SMALL, dataclasses.replace(SMALL, rowwise=True)):
         assert Requantise(params.acc_bits, 1).latency == params.requantise_latency

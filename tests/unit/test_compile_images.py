@@ -29,8 +29,16 @@ from tests.unit.compile_support import (
 
 @pytest.mark.parametrize(("resident", "onchip"), [(1, 0), (0.4, 0), (1, 0.3), (0.6, 0.5), (1, 1)])
 @pytest.mark.parametrize("memory", [1, 2, 4])
-def test_every_row_is_where_the_descriptors_say(tmp_path, memory, resident, onchip):
-    compiled = compile_small(tmp_path, shape=MIXED, memory=memory, resident=resident, onchip=onchip)
+@pytest.mark.parametrize("replicated", [(), (0, 3, 5)], ids=["striped", "replicated"])
+def test_every_row_is_where_the_descriptors_say(tmp_path, memory, resident, onchip, replicated):
+    compiled = compile_small(
+        tmp_path,
+        shape=MIXED,
+        memory=memory,
+        resident=resident,
+        onchip=onchip,
+        replicated=replicated,
+    )
     targets = loaded(compiled.load)
     lanes = compiled.params.gather.lanes
     ssd = (tmp_path / "ssd.bin").read_bytes() if resident < 1 else b""
@@ -40,15 +48,17 @@ def test_every_row_is_where_the_descriptors_say(tmp_path, memory, resident, onch
         number = feature.table
         place, remap = compiled.layout.tables[number], compiled.remaps[number]
         values = compiled.model.tables[number].values(remap.ids(np.arange(place.rows)))
+        stripe = 1 if number in replicated else memory
         for core in range(memory):
             d = descriptor(targets[0, core], f)
-            assert d["stripe_log2"] == memory.bit_length() - 1
+            assert d["stripe_log2"] == d["onchip_stripe_log2"] == stripe.bit_length() - 1
             assert d["base"] % 64 == 0
             assert d["onchip_first"] == 0
             assert d["onchip_last"] == d["first"]
             assert d["rowwise"] == MIXED.tables[number].format.endswith("r")
             assert (d["onchip_residue"], d["onchip_base"] % 64) == (d["residue"], 0)
-            for rank in range(d["residue"], d["last"], memory):
+            assert d["residue"] < stripe
+            for rank in range(d["residue"], d["last"], stripe):
                 on, address = place_of(d, rank)
                 memory_of = compiled.onchip if on else compiled.images
                 assert on or address + d["stride"] <= compiled.layout.cores[core].image_bytes
@@ -175,9 +185,9 @@ def test_a_layout_is_read_back(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data | {"version": 9}, "version: must be 4, not 9"),
+        (lambda data: data | {"version": 9}, "version: must be 5, not 9"),
         (lambda data: data | {"cores": 5}, "is no memory layout"),
-        (lambda data: {"version": 4}, "is no memory layout"),
+        (lambda data: {"version": 5}, "is no memory layout"),
     ],
 )
 def test_a_wrong_layout_file_is_named(tmp_path, change, message):
@@ -237,6 +247,71 @@ def test_dram_begins_at_a_whole_group_behind_tt_ranks(tmp_path, last, fits):
     assert (table.onchip_rows, table.dram_first, table.dram_rows) == (7, 20, 64 - 8 - 20)
     layout.save(tmp_path / "layout.json")
     assert Layout.load(tmp_path / "layout.json") == layout
+
+
+def test_copies_take_the_same_place_in_every_core(tmp_path):
+    """Of [0, 5) on chip, [5, 9) in DRAM and the others on SSD; the other tables are striped."""
+
+    def ranges(t):
+        if t.name != "beat":
+            return table_ranges(t.rows, t.rows, 4, 3)
+        return table_ranges(t.rows, 9, 4, 0, onchip=5, replicated=True)
+
+    params = DeviceParams.for_model(SHAPE, memory=4, onchip_beats=64)
+    layout = make_layout(device_plan(ranges, 4), SHAPE, params)
+    table = layout.tables[2]
+    assert (table.onchip_rows, table.dram_first, table.dram_rows, table.ssd_rows) == (5, 5, 4, 55)
+    assert [table.residue(core) for core in range(4)] == [0] * 4
+    assert [core.onchip_bytes for core in layout.cores] == [5 * 64] * 4
+    behind = layout.tables[3].offsets
+    assert [b - a for a, b in zip(table.offsets, behind, strict=True)] == [4 * 64] * 4
+    layout.save(tmp_path / "layout.json")
+    assert Layout.load(tmp_path / "layout.json") == layout
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        (Range(tier="onchip", first=0, last=8, replicated=True), *table_ranges(300, 300, 1, 0)),
+        (
+            Range(tier="onchip", first=0, last=8, replicated=True),
+            Range(tier="dram", first=8, last=300, core=0),
+        ),
+        (Range(tier="dram", first=8, last=300, replicated=True),),
+        (Range(tier="dram", first=0, last=299, replicated=True),),
+    ],
+    ids=["doubled", "in part", "first", "rows missing"],
+)
+def test_copies_of_other_ranges_are_refused(ranges):
+    plan = device_plan(
+        lambda t: ranges if t.name == "quarter" else table_ranges(t.rows, t.rows, 1, 0), 1
+    )
+    with pytest.raises(ConfigError, match=r"'quarter' must be .*; or, both replicated, onchip"):
+        make_layout(plan, SHAPE, DeviceParams.for_model(SHAPE, onchip_beats=64))
+
+
+def test_rows_in_tt_form_have_no_copies():
+    part = tt_part(8, 20, 16)
+    with pytest.raises(ValueError, match=r"ranks \[8, 20\) in TT form cannot be replicated"):
+        table_ranges(300, 300, 2, 0, onchip=8, tt=part, replicated=True)
+    with pytest.raises(ValueError, match='must be "onchip" or "dram", not "tt"'):
+        Range(tier="tt", first=8, last=20, tt=part.form, replicated=True)
+    with pytest.raises(ValueError, match='must be "onchip" or "dram", not "ssd"'):
+        Range(tier="ssd", first=8, last=20, replicated=True)
+    with pytest.raises(ValueError, match="no core, no stripe"):
+        Range(tier="dram", first=8, last=20, core=0, replicated=True)
+
+    def ranges(t):
+        if t.name != "quarter":
+            return table_ranges(t.rows, t.rows, 1, 0)
+        return (
+            Range(tier="onchip", first=0, last=8, replicated=True),
+            Range(tier="tt", first=8, last=20, core=0, tt=part.form),
+            Range(tier="ssd", first=20, last=300),
+        )
+
+    with pytest.raises(ConfigError, match=r"has ranks \[8, 20\) in TT form, so it cannot"):
+        make_layout(device_plan(ranges, 1), SHAPE, DeviceParams.for_model(SHAPE, onchip_beats=64))
 
 
 def test_tt_cores_that_cannot_be_are_named():

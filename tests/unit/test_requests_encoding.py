@@ -50,22 +50,42 @@ def tt_counts(compiled, batch):
 
 @pytest.mark.parametrize("samples", [1, 8, 21])
 @pytest.mark.parametrize(
-    ("resident", "onchip", "tt"),
+    ("resident", "onchip", "tt", "replicated"),
     [
-        (1.0, 0.0, 0.0),
-        (0.3, 0.0, 0.0),
-        (0.0, 0.0, 0.0),
-        (0.6, 0.5, 0.0),
-        (0.5, 1.0, 0.0),
-        (1.0, 0.0, 1.0),
-        (0.7, 0.3, 0.6),
+        (1.0, 0.0, 0.0, ()),
+        (0.3, 0.0, 0.0, ()),
+        (0.0, 0.0, 0.0, ()),
+        (0.6, 0.5, 0.0, ()),
+        (0.5, 1.0, 0.0, ()),
+        (1.0, 0.0, 1.0, ()),
+        (0.7, 0.3, 0.6, ()),
+        (1.0, 0.0, 0.0, (0, 1, 2, 3, 4, 5, 6)),
+        (0.7, 0.3, 0.6, (1, 3, 6)),
     ],
-    ids=["dram", "dram ssd", "ssd", "onchip dram ssd", "onchip ssd", "tt", "all"],
+    ids=[
+        "dram",
+        "dram ssd",
+        "ssd",
+        "onchip dram ssd",
+        "onchip ssd",
+        "tt",
+        "all",
+        "copies",
+        "all and copies",
+    ],
 )
 @pytest.mark.parametrize("memory", [1, 2, 4])
-def test_gathered_bags_are_the_golden_ones(tmp_path, memory, resident, onchip, tt, samples):
+def test_gathered_bags_are_the_golden_ones(
+    tmp_path, memory, resident, onchip, tt, replicated, samples
+):
     compiled = compile_small(
-        tmp_path, shape=MIXED, memory=memory, resident=resident, onchip=onchip, tt=tt
+        tmp_path,
+        shape=MIXED,
+        memory=memory,
+        resident=resident,
+        onchip=onchip,
+        tt=tt,
+        replicated=replicated,
     )
     batch = random_batch(MIXED, samples, memory)
     block = encode(compiled, batch)

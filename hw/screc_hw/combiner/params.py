@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 
 from screc_hw.model import ModelShape
 from screc_hw.numerics import (
@@ -159,16 +160,26 @@ class CombinerParams:
         return max(headers, adding, slot / self.slots)
 
     @staticmethod
-    def expected_partials(model: ModelShape, *, inputs: int, lookups: float | None = None) -> float:
+    def expected_partials(
+        model: ModelShape,
+        *,
+        inputs: int,
+        lookups: float | None = None,
+        replicated: Collection[int] = (),
+    ) -> float:
         """Mean partials per bag, weighted by its slices, where rows are spread over ``inputs``.
 
-        A bag of L lookups meets ``n (1 - (1 - 1/n)**L)`` of n memory cores. ``lookups`` per sample
-        over all features; the model's own where None.
+        A bag of L lookups meets ``n (1 - (1 - 1/n)**L)`` of n memory cores; one of the tables
+        ``replicated``, by number, is read by one core (but for few that the host cuts in two).
+        ``lookups`` per sample over all features; the model's own where None.
         """
         scale = 1.0 if lookups is None else lookups / max(model.lookups, 1e-9)
         dims = [model.feature_dim(f) for f in range(len(model.features))]
         missed = 1 - 1 / inputs
-        parts = [max(1.0, inputs * (1 - missed ** (f.pooling * scale))) for f in model.features]
+        parts = [
+            1.0 if f.table in replicated else max(1.0, inputs * (1 - missed ** (f.pooling * scale)))
+            for f in model.features
+        ]
         weighted = sum(d * p for d, p in zip(dims, parts, strict=True))
         return weighted / max(sum(dims), 1)
 

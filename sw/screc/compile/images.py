@@ -54,22 +54,22 @@ def _chunks(
         yield start, stored_rows(table, ids, stride)
 
 
-def _write_striped(
+def _write_resident(
     files: Sequence[BinaryIO],
     place: TableLayout,
     offsets: Sequence[int],
     start: int,
     rows: NDArray[np.uint8],
 ) -> None:
-    """Write rows to the memory cores that own them.
+    """Write rows to the memory cores that hold them.
 
     ``start`` is the first one's number in its tier, whose rows of a core begin at ``offsets``.
     """
-    cores = len(files)
+    step = place.stripe
     for core, file in enumerate(files):
-        skip = (place.residue(core) - start) % cores
-        mine, first = rows[skip::cores], start + skip
-        file.seek(offsets[core] + first // cores * place.stride)
+        skip = (place.residue(core) - start) % step
+        mine, first = rows[skip::step], start + skip
+        file.seek(offsets[core] + first // step * place.stride)
         file.write(mine.tobytes())
 
 
@@ -110,10 +110,10 @@ def write_table_images(
         for place, table, remap in zip(layout.tables, tables, remaps, strict=True):
             first, end = place.dram_first, place.resident_rows
             for start, rows in _chunks(table, remap, place.stride, 0, place.onchip_rows):
-                _write_striped(onchip, place, place.onchip_offsets, start, rows)
+                _write_resident(onchip, place, place.onchip_offsets, start, rows)
                 advance(len(rows))
             for start, rows in _chunks(table, remap, place.stride, first, end):
-                _write_striped(dram, place, place.offsets, start - first, rows)
+                _write_resident(dram, place, place.offsets, start - first, rows)
                 advance(len(rows))
             if place.ssd_rows:
                 files[-1].seek(place.ssd_offset)

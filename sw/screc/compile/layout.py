@@ -15,7 +15,7 @@ from screc_hw.params import DeviceParams
 from screc_hw.protocol import BEAT_BYTES
 from screc_hw.tt.shape import TtShape
 
-LAYOUT_VERSION = 4
+LAYOUT_VERSION = 5
 """Version of ``layout.json`` and of the images that it describes."""
 
 PAGE_BYTES = 4096
@@ -37,6 +37,9 @@ class TableLayout:
     where ``first`` is 0 or ``dram_first``, a multiple of ``cores`` where DRAM holds any row, and
     as row ``r - onchip_rows`` of its reconstructor in TT form.
 
+    Where ``replicated``, every memory core holds all of them, each rank ``r`` as local row
+    ``r - first``, and ``dram_first`` may be any rank.
+
     ``offsets`` per memory core: byte offset, from the core's base, of its first row in DRAM;
     ``onchip_offsets``: likewise in its on-chip memory; ``ssd_offset``: byte offset of rank
     ``resident_rows`` in the SSD image.
@@ -54,6 +57,17 @@ class TableLayout:
     onchip_offsets: tuple[int, ...]
     ssd_offset: int
     tt: TtPart | None = None
+    replicated: bool = False
+
+    @property
+    def stripe(self) -> int:
+        """Memory cores that the rows are striped over: 1 where each of them holds all rows."""
+        return 1 if self.replicated else len(self.offsets)
+
+    @property
+    def stripe_log2(self) -> int:
+        """log2 of :attr:`stripe`."""
+        return (self.stripe - 1).bit_length()
 
     @property
     def dram_first(self) -> int:
@@ -72,7 +86,7 @@ class TableLayout:
 
     def residue(self, core: int) -> int:
         """Low rank bits of the rows that memory core ``core`` holds."""
-        return (core + self.shift) % len(self.offsets)
+        return (core + self.shift) % self.stripe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,11 +122,6 @@ class Layout:
     def onchip_bytes(self) -> int:
         """Bytes of on-chip rows, all memory cores together."""
         return sum(core.onchip_bytes for core in self.cores)
-
-    @property
-    def stripe_log2(self) -> int:
-        """log2 of the memory cores that ranks are striped over."""
-        return (len(self.cores) - 1).bit_length()
 
     def save(self, path: Path) -> None:
         """Write ``layout.json``."""
@@ -156,25 +165,26 @@ def make_layout(device: DevicePlan, shape: ModelShape, params: DeviceParams) -> 
     places = _parts(device, shape, cores)
     ends, onchip_ends = [0] * cores, [0] * cores
     tables, ssd_end = [], 0
-    for table, (onchip_rows, tt, resident_rows, shift) in zip(shape.tables, places, strict=True):
+    for table, part in zip(shape.tables, places, strict=True):
         entry = TableLayout(
             name=table.name,
             rows=table.rows,
-            onchip_rows=onchip_rows,
-            resident_rows=resident_rows,
-            shift=shift,
+            onchip_rows=part.onchip_rows,
+            resident_rows=part.resident_rows,
+            shift=part.shift,
             stride=table.stride_bytes(beat),
             row_bytes=table.row_bytes,
             row_beats=table.row_beats(beat),
             offsets=tuple(ends),
             onchip_offsets=tuple(onchip_ends),
             ssd_offset=ssd_end,
-            tt=tt,
+            tt=part.tt,
+            replicated=part.replicated,
         )
         for core in range(cores):
             onchip, before, all_ = (
-                striped_rows(rows, cores, entry.residue(core))
-                for rows in (onchip_rows, entry.dram_first, resident_rows)
+                striped_rows(rows, entry.stripe, entry.residue(core))
+                for rows in (entry.onchip_rows, entry.dram_first, entry.resident_rows)
             )
             onchip_ends[core] = _up(onchip_ends[core] + onchip * entry.stride, beat)
             ends[core] = _up(ends[core] + (all_ - before) * entry.stride, beat)
@@ -224,8 +234,15 @@ def _table(data: dict[str, Any]) -> TableLayout:
     return TableLayout(**data | fields | {"tt": tt})
 
 
-_Part = tuple[int, TtPart | None, int, int]
-"""On-chip rows, ranks in TT form, resident rows, and shift of a table."""
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """Where a table's rows are, as :class:`TableLayout` says it."""
+
+    onchip_rows: int
+    tt: TtPart | None
+    resident_rows: int
+    shift: int
+    replicated: bool
 
 
 def _parts(device: DevicePlan, shape: ModelShape, cores: int) -> list[_Part]:
@@ -245,14 +262,23 @@ def _part(plan: TablePlan, table: TableShape, cores: int) -> _Part:
     """Return where a table's rows are, if its ranges are of the one form that is built."""
     onchip, tt, resident = plan.onchip_rows, plan.tt, plan.resident_rows
     exact = onchip if tt is None else tt.last
+    replicated = plan.replicated
+    if replicated and tt is not None:
+        raise ConfigError(
+            f"table {table.name!r} has ranks [{tt.first}, {tt.last}) in TT form, so it cannot be "
+            "replicated: every memory core's reconstructor holds their TT cores already"
+        )
     own = next((r for r in plan.ranges if r.core == 0), None)
     shift = (own.first + own.stripe.take[0]) % cores if own and own.stripe else 0
-    expected = table_ranges(table.rows, resident, cores, shift, onchip=onchip, tt=tt)
-    aligned = exact == resident or exact % cores == 0
+    expected = table_ranges(
+        table.rows, resident, cores, shift, onchip=onchip, tt=tt, replicated=replicated
+    )
+    aligned = replicated or exact == resident or exact % cores == 0
     if sorted(plan.ranges, key=repr) != sorted(expected, key=repr) or not aligned:
         raise ConfigError(
             f"ranges of table {table.name!r} must be onchip [0, a), tt [a, b), dram [b, c), all "
             f"striped over all {cores} memory cores by the same residue each, then "
-            f"ssd [c, {table.rows}); b must be a multiple of {cores}, or c"
+            f"ssd [c, {table.rows}); b must be a multiple of {cores}, or c; or, both replicated, "
+            f"onchip [0, a) and dram [a, c), then ssd [c, {table.rows})"
         )
-    return onchip, tt, resident, shift
+    return _Part(onchip, tt, resident, shift, replicated)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from screc.compile.balance import deal, level
 from screc.compile.blocks import encode_header, pad, version_opcode
 from screc.compile.layout import Layout, TableLayout
 from screc.compile.staging import StagedWrite, Stager
@@ -139,6 +140,8 @@ class RequestEncoder:
         ]
         self._row_beats = np.array([t.row_beats for t in layout.tables], np.int64)[self._table]
         self._shift = np.array([t.shift for t in layout.tables], np.int64)[self._table]
+        self._stripe = np.array([t.stripe for t in layout.tables], np.int64)[self._table]
+        self._replicated = np.array([t.replicated for t in layout.tables], bool)[self._table]
 
     @classmethod
     def open(
@@ -205,9 +208,13 @@ class RequestEncoder:
         )
 
         cores = len(self._layout.cores)
-        core = (lookups.rank - self._shift[lookups.feature]) & (cores - 1)
+        stripe = self._stripe[lookups.feature]
+        core = (lookups.rank - self._shift[lookups.feature]) & (stripe - 1)
         address = lookups.rank.copy()
         core[staged_mask] = staged.core[staged.inverse]
+        free = self._replicated[lookups.feature] & ~staged_mask
+        if free.any():
+            self._balance(lookups, place, core, free, read)
         address[staged_mask] = staged.beat[staged.inverse]
         records = _records(lookups, address, staged_mask)
         ordered, ordered_core = np.empty_like(records), np.empty_like(core)
@@ -247,6 +254,37 @@ class RequestEncoder:
             staged_pages=staged.pages,
             seconds=time.thread_time() - started,
         )
+
+    def _balance(
+        self,
+        lookups: _Lookups,
+        place: Ints,
+        core: Ints,
+        free: NDArray[np.bool_],
+        read: NDArray[np.bool_],
+    ) -> None:
+        """Set the memory ``core`` of lookups that are ``free``, as every core holds their rows.
+
+        Over the block each of them goes to the core with the least row beats so far: those
+        ``read`` on the ports first, which level the ports, then the others, which level the sum.
+        ``place`` is the order of the sections.
+        """
+        cores = len(self._layout.cores)
+        beats = self._row_beats[lookups.feature]
+        order = np.empty_like(place)
+        order[place] = np.arange(len(place))
+        order = order[free[order]]
+        loads = np.zeros(cores, np.int64)
+        for tier in (read, ~read):
+            fixed = tier & ~free
+            loads += np.bincount(core[fixed], beats[fixed], cores).astype(np.int64)
+            tier_order = order[tier[order]]
+            # the largest rows first: the smaller ones then even out what is left
+            for cost in np.unique(beats[tier_order])[::-1].tolist():
+                mine = tier_order[beats[tier_order] == cost]
+                counts = level(loads, len(mine), cost)
+                core[mine] = deal(counts, lookups.sample[mine] // self._params.core.rows)
+                loads += counts * cost
 
     def _by_table(self, features: Ints) -> tuple[int, ...]:
         """Count lookups of ``features`` by table."""

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from screc.compile.layout import PAGE_BYTES
 from screc.plan.costs import RowSizes
 from screc.plan.problem import Problem, TableDemand
 
@@ -79,6 +80,12 @@ class Group:
             float(count @ self.distinct[part]),
             float(count @ self.reads[part]),
         )
+
+    def lookups_by_table(self, interval: Interval) -> dict[int, float]:
+        """Lookups per sample of an interval's pieces, by the problem's number of the table."""
+        part = slice(interval.first, interval.last)
+        sums = np.bincount(self.table[part], self.count[part] * self.rate[part])
+        return {self.tables[i]: float(sums[i]) for i in np.flatnonzero(sums)}
 
     def spread(self, first: int, last: int) -> list[Interval]:
         """Two-point spread of pieces ``[first, last)``: no split of them costs less.
@@ -160,6 +167,13 @@ class Group:
         return np.bincount(self.table, self.count * self.rate, len(self.tables))
 
 
+def per_rank(rates: Floats, batch: int, stride: int) -> tuple[Floats, Floats]:
+    """Distinct rows and page reads per sample of ranks of these rates, if they are on SSD."""
+    per_page = max(1.0, PAGE_BYTES / stride)
+    distinct = -np.expm1(-batch * rates) / batch
+    return distinct, -np.expm1(-batch * rates * per_page) / (batch * per_page)
+
+
 def make_groups(problem: Problem, *, merge: bool = True) -> list[Group]:
     """Group the tables; without ``merge`` each is alone."""
     may = replicable(problem)
@@ -217,9 +231,8 @@ def _group(problem: Problem, members: Sequence[int], may: Collection[int]) -> Gr
     # of equal rates, tables in turn and lower ranks first: a table's pieces stay in rank order
     order = np.lexsort((start, owner, -rate))
     first = tables[0]
-    batch = problem.batch
-    per_page = max(1.0, 4096 / first.stride)
     sorted_rate = rate[order]
+    distinct, reads = per_rank(sorted_rate, problem.batch, first.stride)
     return Group(
         tables=tuple(members),
         alike=first,
@@ -228,7 +241,7 @@ def _group(problem: Problem, members: Sequence[int], may: Collection[int]) -> Gr
         start=start[order],
         count=count[order],
         rate=sorted_rate,
-        distinct=-np.expm1(-batch * sorted_rate) / batch,
-        reads=-np.expm1(-batch * sorted_rate * per_page) / (batch * per_page),
+        distinct=distinct,
+        reads=reads,
         replicable=len(members) == 1 and members[0] in may,
     )

@@ -115,12 +115,26 @@ class RateCurve:
         sums = np.concatenate([[0.0], np.cumsum(per_rank * self.widths)])
         return np.diff(sums[np.searchsorted(self.edges, corners)])
 
-    def residue_loads(self, first: int, of: int) -> Floats:
-        """Lookups per sample of the ranks below ``first``, by rank modulo ``of``, ``(of,)``."""
+    def residue_sums(self, per_rank: Floats, first: int, last: int, of: int) -> Floats:
+        """Sum ``per_rank`` over ranks ``[first, last)`` by rank modulo ``of``, ``(of,)``."""
+        inside = self.edges.clip(first, last)
+        pieces = np.flatnonzero(np.diff(inside))
         residues = np.arange(of)
         # ranks below an edge that have each residue
-        below = -((residues - np.minimum(self.edges, first)[:, None]) // of)
-        return self.rates @ np.diff(below, axis=0)
+        below = -((residues - inside[np.append(pieces, pieces[-1] + 1)][:, None]) // of) if len(
+            pieces
+        ) else np.zeros((1, of), np.int64)
+        sums: Floats = per_rank[pieces] @ np.diff(below, axis=0)
+        return sums
+
+    def residue_sum(
+        self, per_rank: Floats, first: int, last: int, of: int, residue: int
+    ) -> float:
+        """Sum ``per_rank`` over those ranks ``[first, last)`` that are ``residue`` modulo ``of``."""
+        if of == 1:
+            return self.tail(per_rank, first) - self.tail(per_rank, last)
+        below = -((residue - self.edges.clip(first, last)) // of)
+        return float(per_rank @ np.diff(below))
 
     def coarse(self, pieces: int, keep: Sequence[int] = ()) -> Ints:
         """Choose about ``pieces`` intervals, finer at the hot end and around the ranks ``keep``.

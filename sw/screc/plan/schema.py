@@ -1,7 +1,8 @@
 """The plan as data: what ``plan.json`` holds. Nothing here decides anything.
 
 A table's rows are ranked by frequency, hottest first. Its ranges say where ranks ``[first, last)``
-live; over a device's ranges each rank of ``[0, rows)`` occurs exactly once.
+live; over a device's ranges each rank of ``[0, rows)`` occurs exactly once, where a replicated
+range counts once for all memory cores.
 """
 
 from __future__ import annotations
@@ -87,6 +88,9 @@ class Range(_Record):
     """Absent: every rank of the range."""
     core: int | None = None
     """Memory core that the rows belong to; absent for rows on SSD, which any core may be sent."""
+    replicated: bool = False
+    """Every memory core of the device holds these ranks, so there is no stripe and no core; other
+    devices may hold them too. Tiers ``onchip`` and ``dram``."""
     tt: TtForm | None = None
     """For tier ``tt``: the cores of the whole of ``[first, last)``, whatever the stripe."""
 
@@ -94,6 +98,14 @@ class Range(_Record):
     def _has_cores(self) -> Range:
         if (self.tier == "tt") != (self.tt is not None):
             raise ValueError(f'tier "tt" has TT cores and no other has, not "{self.tier}"')
+        return self
+
+    @model_validator(mode="after")
+    def _may_be_replicated(self) -> Range:
+        if self.replicated and self.tier not in ("onchip", "dram"):
+            raise ValueError(f'a replicated range must be "onchip" or "dram", not "{self.tier}"')
+        if self.replicated and (self.core is not None or self.stripe is not None):
+            raise ValueError("a replicated range is every memory core's: no core, no stripe")
         return self
 
 
@@ -123,6 +135,11 @@ class TablePlan(_Record):
     def onchip_rows(self) -> int:
         """Count of the hottest ranks that are kept on chip."""
         return max((r.last for r in self.ranges if r.tier == "onchip"), default=0)
+
+    @property
+    def replicated(self) -> bool:
+        """Whether every memory core holds a copy of the rows on chip and in DRAM."""
+        return any(r.replicated for r in self.ranges)
 
     @property
     def tt(self) -> TtPart | None:
@@ -157,13 +174,25 @@ def table_ranges(
     *,
     onchip: int = 0,
     tt: TtPart | None = None,
+    replicated: bool = False,
 ) -> tuple[Range, ...]:
     """Ranges of a table whose ``resident`` hottest ranks are striped over memory cores.
 
     Of those the ``onchip`` hottest ones are on chip, the next ones in TT form up to the last of
     ``tt``, and the others in DRAM. Core ``c`` takes the ranks that are ``(c + shift) mod cores``;
-    the ranks from ``resident`` on are on SSD.
+    the ranks from ``resident`` on are on SSD. Where ``replicated``, every core takes all of them;
+    not with ``tt``, whose cores every reconstructor holds already.
+
+    Raises
+    ------
+    ValueError
+        If ``replicated`` with ``tt``.
     """
+    if replicated and tt is not None:
+        raise ValueError(
+            f"ranks [{tt.first}, {tt.last}) in TT form cannot be replicated: every memory core's "
+            "reconstructor holds their TT cores already"
+        )
     ranges = []
     exact = onchip if tt is None else tt.last
     parts: tuple[tuple[Tier, int, int, TtForm | None], ...] = (
@@ -172,6 +201,9 @@ def table_ranges(
         ("dram", exact, resident, None),
     )
     for tier, first, last, form in parts:
+        if replicated and first < last:
+            ranges.append(Range(tier=tier, first=first, last=last, replicated=True))
+            continue
         for core in range(cores if first < last else 0):
             take = (core + shift - first) % cores
             stripe = Stripe(of=cores, take=(take,)) if cores > 1 else None

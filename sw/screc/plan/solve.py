@@ -1,116 +1,450 @@
-"""Solves a planning problem: refines the intervals around each split until they are exact there."""
+"""Finds a plan: bisection over the time per sample, intervals refined, placement, proven bound."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import pyomo.environ as pyo
-from pyomo.contrib.solver.common.results import Results, SolutionStatus
-from pyomo.contrib.solver.solvers.highs import Highs
 
-from screc.errors import PlanError, PlanErrorKind
-from screc.plan.diagnose import explain_capacity, explain_speed
-from screc.plan.model import NANO, Intervals, build_model, make_intervals, prefer_small
-from screc.plan.patterns import Pattern
+from screc.errors import CheckError, PlanError, PlanErrorKind
+from screc.plan import pool
+from screc.plan.check import Checked, check
+from screc.plan.groups import Group, Interval, Ints, make_groups
+from screc.plan.place import Decision, place
+from screc.plan.pool import Pooled, Tier, build_model
 from screc.plan.problem import Problem
+from screc.plan.schema import Plan
+from screc.plan.solver import Solver
 
-ROUNDS = 8
-"""Refinements at most; two or three are usual."""
+Progress = Callable[[str], None]
+"""Told in a few words what is being done."""
 
-REL_GAP = 1e-9
-"""Relative gap at which the solver stops: patterns are few, so optimality costs nothing."""
+LP_TOLERANCE = 1e-4
+MIP_TOLERANCE = 5e-4
+"""Relative width at which a bisection ends."""
 
-ROW_TOLERANCE = 1e-6
-"""A fraction of a row this close below a whole one counts as that one."""
+LONGEST = 1e3
+"""Seconds per sample: what is not feasible at that is so for want of room, not of time."""
 
+ROUNDS = 4
+"""Refinements of the intervals at most; two are usual."""
 
-@dataclasses.dataclass(frozen=True)
-class Solution:
-    """What the solver decided.
+SLACKS = (0.0, 0.0005, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+"""Shares of a required time that are kept free, in turn, until a placement keeps it."""
 
-    ``dram_rows`` per table, whole rows; ``bound`` seconds per sample that no plan beats.
-    """
-
-    pattern: Pattern
-    dram_rows: tuple[int, ...]
-    bound: float
-    seconds: float
+SPLIT = 1e-6
+"""Shares this close to 0 or 1 are no split."""
 
 
-def solve(problem: Problem, time_limit: float | None = None) -> Solution:
-    """Find the fastest plan, and among equally fast ones the smallest.
+@dataclasses.dataclass
+class _Model:
+    """A model in the solver, with the intervals it was made of."""
+
+    pooled: Pooled
+    m: pyo.ConcreteModel
+
+    @classmethod
+    def make(
+        cls,
+        problem: Problem,
+        groups: Sequence[Group],
+        cuts: Sequence[Ints],
+        *,
+        integral: bool = True,
+        optimistic: bool = False,
+    ) -> _Model:
+        intervals: list[list[Interval]] = []
+        for group, edges in zip(groups, cuts, strict=True):
+            parts: list[Interval] = []
+            for first, last in zip(edges[:-1], edges[1:], strict=True):
+                if optimistic:
+                    parts += group.spread(int(first), int(last))
+                else:
+                    parts.append(group.interval(int(first), int(last)))
+            intervals.append(parts)
+        pooled = Pooled(problem, groups, intervals, optimistic)
+        m = build_model(pooled, integral=integral)
+        m.over.fix(0.0)
+        return cls(pooled, m)
+
+    def aim(self, seconds: float, objective: str) -> None:
+        """Set the time per sample and what is least at it."""
+        self.m.T = seconds
+        if hasattr(self.m, "goal"):
+            self.m.del_component(self.m.goal)
+        expression = {
+            "energy": lambda: pool.energy(self.m, self.pooled, seconds),
+            "devices": lambda: pool.devices(self.m, self.pooled),
+        }[objective]()
+        self.m.goal = pyo.Objective(expr=expression)
+
+
+def solve(
+    problem: Problem,
+    *,
+    solver: str = "highs",
+    time_limit: float | None = None,
+    progress: Progress = lambda text: None,
+) -> Plan:
+    """Find a plan that is at most ``problem.gap`` from a proven bound, place it and check it.
 
     Raises
     ------
     PlanError
-        If there is none, or the solver found none in ``time_limit`` seconds.
+        If there is none: explained by :mod:`screc.plan.explain`; or if time ran out.
     """
     started = time.perf_counter()
-    cuts = [table.rates.rows for table in problem.tables]
-    for _ in range(ROUNDS):
-        intervals = make_intervals(problem, cuts)
-        model = build_model(problem, intervals)
-        result = _optimise(model, problem, _left(started, time_limit))
-        bound = float(result.objective_bound)
-        prefer_small(model, problem, float(result.incumbent_objective))
-        _optimise(model, problem, _left(started, time_limit))
-        before, cuts = cuts, _dram_rows(model, intervals)
-        seen = zip(problem.tables, intervals, cuts, strict=True)
-        if cuts == before or all(t.rates.is_exact(part.edges, cut) for t, part, cut in seen):
-            break
-    chosen = max(model.P, key=lambda p: model.pattern[p].value)
-    return Solution(
-        pattern=problem.patterns[chosen],
-        dram_rows=tuple(cuts),
-        bound=bound / NANO,
-        seconds=time.perf_counter() - started,
-    )
+    search = _Search(problem, Solver(solver, time_limit), progress)
+    plan = search.fastest() if problem.objective == "throughput" else search.at_rate()
+    return plan.model_copy(update={"solve_seconds": time.perf_counter() - started})
 
 
-def _left(started: float, limit: float | None) -> float | None:
-    return None if limit is None else max(1.0, limit - (time.perf_counter() - started))
+class _Search:
+    """One problem's search; groups and their cuts get finer as it goes on."""
 
+    def __init__(self, problem: Problem, solver: Solver, progress: Progress) -> None:
+        self.problem = problem
+        self.solver = solver
+        self.progress = progress
+        self.groups = make_groups(problem)
+        self.cuts = [
+            group.coarse() if len(group.tables) > 1 or len(self.groups) < 8 else group.coarse(16)
+            for group in self.groups
+        ]
 
-def _optimise(model: pyo.ConcreteModel, problem: Problem, time_limit: float | None) -> Results:
-    """Solve and load the solution."""
-    result = Highs().solve(
-        model,
-        time_limit=time_limit,
-        rel_gap=REL_GAP,
-        raise_exception_on_nonoptimal_result=False,
-        load_solutions=False,
-    )
-    if result.solution_status not in (SolutionStatus.optimal, SolutionStatus.feasible):
-        raise _explain(problem, result)
-    result.solution_loader.load_vars()
-    return result
+    # --- throughput ---
 
-
-def _explain(problem: Problem, result: Results) -> PlanError:
-    """Say why there is no plan: a capacity, else the required rate or latency, else the solver."""
-    short = explain_capacity(problem)
-    if short is not None:
-        return short
-    if problem.max_seconds is None and problem.max_latency is None:
-        return PlanError(
-            PlanErrorKind.SOLVER,
-            f"HiGHS ended with {result.termination_condition.name} and no plan",
-            ["a larger plan.time_limit_s", "fewer pins in [plan.cores] and [[plan.table]]"],
+    def fastest(self) -> Plan:
+        """Least time per sample."""
+        problem = self.problem
+        self.progress("relaxed model")
+        relaxed = self._relaxed()
+        self.progress("whole devices")
+        upper = relaxed
+        plan: Plan | None = None
+        for _ in range(ROUNDS):
+            model = self._model()
+            upper = self._least_time(model, lower=relaxed, guess=upper, tolerance=MIP_TOLERANCE)
+            if self._refine(model):
+                break
+        self.progress("placing")
+        for slack in SLACKS[:5]:
+            seconds = upper * (1 + slack)
+            if not self._solve(model, seconds, "energy"):
+                continue
+            found = self._placed(model, seconds)
+            if found is not None and (plan is None or found.value < plan.value):
+                plan = found
+            if plan is not None and plan.value <= seconds * (1 + MIP_TOLERANCE):
+                break
+        if plan is None:
+            raise PlanError(
+                PlanErrorKind.SOLVER,
+                "no placement of the rows on whole devices was found",
+                ["more DRAM or SSD", "plan.split = true"],
+            )
+        self.progress("bound")
+        bound = self._bound(plan.value, relaxed)
+        return plan.model_copy(
+            update={"bound": bound, "gap": (plan.value - bound) / bound}
         )
-    free = solve(dataclasses.replace(problem, max_seconds=None, max_latency=None))
-    return explain_speed(problem, free.bound, free.pattern)
+
+    def _relaxed(self) -> float:
+        """Time per sample if devices could be divided, with intervals fine at its splits."""
+        least = None
+        for _ in range(ROUNDS):
+            model = self._model(integral=False)
+            if least is None:
+                self._require(model)
+            least = self._least_time(model, lower=0.0, guess=least, tolerance=LP_TOLERANCE)
+            if self._refine(model):
+                break
+        assert least is not None  # ROUNDS is at least 1
+        return least
+
+    def _require(self, model: _Model) -> None:
+        """Raise if there is no plan however long a sample takes."""
+        if not self._solve(model, LONGEST, "energy"):
+            from screc.plan.explain import explain
+
+            raise explain(self.problem, solver=self.solver.name)
+
+    def _least_time(
+        self, model: _Model, *, lower: float, guess: float | None, tolerance: float
+    ) -> float:
+        """Least time at which there is a solution, which is in the model then.
+
+        ``lower`` is known to be too short, or 0.
+        """
+        high = guess or self._first_guess()
+        step = 4 * tolerance if guess else 1.0
+        while not self._solve(model, high, "energy"):
+            lower, high = high, high * (1 + step)
+            step = min(2 * step, 3.0)
+            if high > LONGEST:
+                from screc.plan.explain import explain
+
+                raise explain(self.problem, solver=self.solver.name)
+        step = 4 * tolerance
+        while not lower or lower < high / (1 + 8 * step):
+            probe = high / (1 + step)
+            if probe <= lower:
+                break
+            if self._solve(model, probe, "energy"):
+                high, step = probe, min(3 * step, 1.0)
+            else:
+                lower = probe
+                break
+        while high > lower * (1 + tolerance):
+            middle = math.sqrt(high * lower)
+            if self._solve(model, middle, "energy"):
+                high = middle
+            else:
+                lower = middle
+        self._solve(model, high, "energy")
+        return high
+
+    def _first_guess(self) -> float:
+        """Time in which all devices could take all lookups if each were one beat."""
+        rate = sum(
+            klass.count * max(p.capacity["lookups"] for p in klass.patterns)
+            for klass in self.problem.classes
+        )
+        return max(self.problem.lookups, 1.0) / rate
+
+    def _bound(self, value: float, relaxed: float) -> float:
+        """Largest time per sample that is proven too short, from ``value`` downwards."""
+        model = self._model(optimistic=True)
+        step, tried = MIP_TOLERANCE, value
+        low = 0.0
+        while True:
+            probe = value / (1 + step)
+            if not self._feasible(model, probe):
+                low = probe
+                break
+            tried = probe
+            step *= 2
+            if step > 64:
+                return low
+        while tried > low * (1 + MIP_TOLERANCE):
+            middle = math.sqrt(tried * low)
+            if self._feasible(model, middle):
+                tried = middle
+            else:
+                low = middle
+        return low
+
+    # --- energy and devices, at a rate ---
+
+    def at_rate(self) -> Plan:
+        """Least energy or fewest devices at the required rate."""
+        problem = self.problem
+        assert problem.rate is not None  # Problem's contract for these objectives
+        required = 1 / problem.rate
+        self.progress("relaxed model")
+        model = self._model(integral=False)
+        if not self._solve(model, required, problem.objective):
+            from screc.plan.explain import explain
+
+            raise explain(problem, solver=self.solver.name)
+        self._refine(model)
+        self.progress("whole devices")
+        plan: Plan | None = None
+        for _ in range(ROUNDS):
+            model = self._model()
+            if not self._solve(model, required, problem.objective):
+                from screc.plan.explain import explain
+
+                raise explain(problem, solver=self.solver.name)
+            if self._refine(model):
+                break
+        self.progress("placing")
+        for slack in SLACKS:
+            if not self._solve(model, required * (1 - slack), problem.objective):
+                break
+            if problem.objective == "devices":
+                count = round(sum(v.value for v in model.m.devices.values()))
+                self._spend(model, required * (1 - slack), count)
+            found = self._placed(model, required * (1 - slack))
+            if found is not None and found.seconds <= required * (1 + 1e-9):
+                plan = found
+                break
+        if plan is None:
+            raise PlanError(
+                PlanErrorKind.RATE,
+                f"{problem.rate:,.0f} samples/s are possible for all devices together, but no "
+                "placement on single devices was found",
+                ["a rate that is a few percent lower", "one more device"],
+            )
+        self.progress("bound")
+        bound = self._bound_at_rate(required, plan.value)
+        return plan.model_copy(update={"bound": bound, "gap": abs(plan.value - bound) / bound})
+
+    def _spend(self, model: _Model, seconds: float, count: int) -> None:
+        """Of plans with ``count`` devices, take the one of least energy."""
+        model.m.most = pyo.Constraint(expr=pool.devices(model.m, model.pooled) <= count)
+        fresh = Solver(self.solver.name, self.solver.left())
+        model.aim(seconds, "energy")
+        fresh.solve(model.m)
+        model.m.del_component(model.m.most)
+
+    def _bound_at_rate(self, required: float, value: float) -> float:
+        """Proven bound of the objective: the solver's, on the optimistic model."""
+        model = self._model(optimistic=True)
+        model.aim(required, self.problem.objective)
+        outcome = self.solver.solve(model.m)
+        bound = outcome.bound
+        if self.problem.objective == "devices":
+            bound = float(math.ceil(bound - 1e-6))
+        alone = self._one_device(required)
+        return min(bound if alone is None else min(bound, alone), value)
+
+    def _one_device(self, required: float) -> float | None:
+        """Bound where a single device suffices: it exchanges nothing."""
+        problem = self.problem
+        if problem.devices == 1:
+            return None
+        best: float | None = None
+        for klass in problem.classes:
+            one = dataclasses.replace(
+                problem, classes=(dataclasses.replace(klass, count=1),)
+            )
+            model = _Model.make(one, self.groups, self.cuts, optimistic=True)
+            model.aim(required, problem.objective)
+            outcome = self.solver.solve(model.m)
+            if outcome.feasible:
+                best = outcome.bound if best is None else min(best, outcome.bound)
+        return best
+
+    # --- shared ---
+
+    def _model(self, *, integral: bool = True, optimistic: bool = False) -> _Model:
+        return _Model.make(
+            self.problem, self.groups, self.cuts, integral=integral, optimistic=optimistic
+        )
+
+    def _solve(self, model: _Model, seconds: float, objective: str) -> bool:
+        """Whether there is a solution at ``seconds`` per sample; it is in the model then."""
+        model.aim(seconds, objective)
+        return self.solver.solve(model.m, gap=1e-2 if objective == "energy" else 1e-6).feasible
+
+    def _feasible(self, model: _Model, seconds: float) -> bool:
+        model.aim(seconds, "energy")
+        return self.solver.solve(model.m, gap=1e9).feasible
+
+    def _refine(self, model: _Model) -> bool:
+        """Cut intervals around splits; True if all were fine enough already."""
+        problem, m = self.problem, model.m
+        shares: dict[int, dict[tuple[int, Tier], float]] = defaultdict(dict)
+        for k, j, s in m.S:
+            shares[j][k, s] = m.share[k, j, s].value or 0.0
+        number = {g: 0 for g in range(len(self.groups))}
+        around: dict[int, list[int]] = defaultdict(list)
+        before: tuple[int, object] | None = None
+        for j, (g, interval) in enumerate(model.pooled.flat):
+            place = number[g]
+            number[g] += 1
+            split = any(SPLIT < v < 1 - SPLIT for v in shares[j].values())
+            best = max(shares[j], key=lambda key: shares[j][key])
+            changed = before is not None and before[0] == g and before[1] != best
+            before = (g, best)
+            if not (split or changed):
+                continue
+            near = [place] if split else [place - 1, place]
+            parts = model.pooled.intervals[g]
+            if any(not self.groups[g].is_fine(parts[n], problem.intervals) for n in near):
+                around[g] += near
+            del interval
+        for g, places in around.items():
+            self.cuts[g] = self.groups[g].refine(self.cuts[g], places)
+        return not around
+
+    def _placed(self, model: _Model, seconds: float) -> Plan | None:
+        """Place the model's solution and check it; None where no placement keeps its room."""
+        decision = decide(model.pooled, model.m)
+        try:
+            plan = place(self.problem, decision, seconds)
+            checked: Checked = check(plan, self.problem)
+        except (PlanError, CheckError) as error:
+            self.progress(f"not placed: {error}")
+            return None
+        return stamped(plan, checked, sum(len(c) - 1 for c in self.cuts))
 
 
-def _dram_rows(model: pyo.ConcreteModel, intervals: Sequence[Intervals]) -> list[int]:
-    """Whole rows of every table in DRAM; a fraction of a row goes to SSD."""
-    rows = [0.0] * len(intervals)
-    for t, i in model.I:
-        edges = intervals[t].edges
-        rows[t] += float(edges[i + 1] - edges[i]) * model.share[t, i].value
-    return [
-        min(math.floor(count + ROW_TOLERANCE), int(part.edges[-1]))
-        for count, part in zip(rows, intervals, strict=True)
+def stamped(plan: Plan, checked: Checked, intervals: int) -> Plan:
+    """Return the plan with the checker's figures; its value stands for the bound so far."""
+    devices = tuple(
+        device.model_copy(update={"utilisation": dict(used)})
+        for device, used in zip(plan.devices, checked.utilisation, strict=True)
+    )
+    return plan.model_copy(
+        update={
+            "devices": devices,
+            "value": checked.value,
+            "bound": checked.value,
+            "gap": 0.0,
+            "seconds": checked.seconds,
+            "energy": checked.energy,
+            "latency": checked.latency,
+            "per_sample": dict(checked.per_sample),
+            "bottleneck": checked.bottleneck,
+            "ssd_reads": checked.ssd_reads,
+            "intervals": intervals,
+        }
+    )
+
+
+def decide(pooled: Pooled, m: pyo.ConcreteModel) -> Decision:
+    """Read a model's solution: patterns of devices, and whole rows of every table by tier."""
+    problem = pooled.problem
+    patterns: list[list[int]] = []
+    for k, klass in enumerate(problem.classes):
+        found: list[int] = []
+        for p in range(len(klass.patterns)):
+            found += [p] * round(m.devices[k, p].value or 0.0)
+        patterns.append(found)
+    whole = {
+        pooled.groups[g].tables[0]: s for g, s in m.W if (m.whole[g, s].value or 0.0) > 0.5
+    }
+    order = [(s, k) for s in pool.TIERS for k in range(len(problem.classes))]
+    rows: dict[int, list[tuple[int, Tier, int, int]]] = {t: [] for t in range(len(problem.tables))}
+    keys: dict[int, list[tuple[int, Tier]]] = defaultdict(list)
+    for k, j, s in m.S:
+        keys[j].append((k, s))
+    for j, (g, interval) in enumerate(pooled.flat):
+        group = pooled.groups[g]
+        if len(group.tables) == 1 and group.tables[0] in whole:
+            continue
+        chosen = [
+            (s, k, m.share[k, j, s].value or 0.0) for s, k in order if (k, s) in keys[j]
+        ]
+        total = sum(v for _, _, v in chosen)
+        if total < SPLIT:  # a replicated table's, by more than half
+            chosen, total = [(chosen[-1][0], chosen[-1][1], 1.0)], 1.0
+        part = slice(interval.first, interval.last)
+        size = len(group.tables)
+        count = np.bincount(group.table[part], group.count[part], size)
+        for local in np.flatnonzero(count):
+            table, n = group.tables[local], int(count[local])
+            places = rows[table]
+            at = places[-1][3] if places else 0
+            sofar, end = 0.0, at
+            for number, (s, k, v) in enumerate(chosen):
+                sofar += v / total
+                last = at + n if number == len(chosen) - 1 else at + int(sofar * n + 1e-6)
+                if last > end:
+                    if places and places[-1][:2] == (k, s) and places[-1][3] == end:
+                        places[-1] = (k, s, places[-1][2], last)
+                    else:
+                        places.append((k, s, end, last))
+                    end = last
+    samples = [
+        [m.computed[k, p].value or 0.0 for p in range(len(klass.patterns))]
+        for k, klass in enumerate(problem.classes)
     ]
+    return Decision(patterns=patterns, samples=samples, whole=whole, rows=rows)

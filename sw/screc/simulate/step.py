@@ -168,6 +168,8 @@ def _predict(
             lookups=lookups,
             latency=timing.latency,
             tt=_tt_loads(blocks, layout, padded),
+            # a row from SSD goes to any core, so bags with such are not of one core
+            replicated=[i for i, t in enumerate(layout.tables) if t.replicated and not t.ssd_rows],
         )
         total += one.total
         for name, cycles in one.parts.items():

@@ -1,0 +1,143 @@
+"""One way to call a MIP solver: HiGHS, kept between calls, or any other that Pyomo knows."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import pyomo.environ as pyo
+from pyomo.contrib.solver.common.results import SolutionStatus, TerminationCondition
+from pyomo.contrib.solver.solvers.highs import Highs
+
+from screc.errors import ConfigError, PlanError, PlanErrorKind, ToolchainError
+
+MIP_GAP = 1e-4
+"""Relative gap at which a solve with an objective ends."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """Whether there is a solution (it is in the model then), the objective and its proven bound."""
+
+    feasible: bool
+    value: float = 0.0
+    bound: float = 0.0
+
+
+class Solver:
+    """Solves models; each model stays in the solver, so that a changed parameter costs little.
+
+    Parameters
+    ----------
+    name
+        ``highs``, or a name that Pyomo's ``SolverFactory`` has.
+    time_limit
+        Seconds for all solves together; None: no limit.
+
+    Raises
+    ------
+    ConfigError
+        If Pyomo knows no such solver.
+    ToolchainError
+        If it is not installed.
+    """
+
+    def __init__(self, name: str = "highs", time_limit: float | None = None) -> None:
+        self.name = name
+        self._end = None if time_limit is None else time.perf_counter() + time_limit
+        self._kept: dict[int, Any] = {}
+        if name != "highs":
+            known = pyo.SolverFactory(name)
+            if type(known).__name__ == "UnknownSolver":
+                raise ConfigError(f"Pyomo knows no solver {name!r}", field="plan.solver")
+            if not known.available(exception_flag=False):
+                raise ToolchainError(name, f'install it, or use plan.solver = "highs" ({name!r})')
+
+    def left(self) -> float | None:
+        """Seconds that are left.
+
+        Raises
+        ------
+        PlanError
+            If none are.
+        """
+        if self._end is None:
+            return None
+        left = self._end - time.perf_counter()
+        if left <= 0:
+            raise PlanError(
+                PlanErrorKind.SOLVER,
+                "the time limit is over and no plan was found",
+                ["a larger plan.time_limit_s"],
+            )
+        return left
+
+    def solve(self, model: pyo.ConcreteModel, *, gap: float = MIP_GAP) -> Outcome:
+        """Solve ``model``, and load the solution into it where there is one.
+
+        Raises
+        ------
+        PlanError
+            If the solver ends without an answer.
+        """
+        if self.name == "highs":
+            return self._highs(model, gap)
+        return self._other(model, gap)
+
+    def _highs(self, model: pyo.ConcreteModel, gap: float) -> Outcome:
+        solver = self._kept.get(id(model))
+        if solver is None:
+            solver = self._kept[id(model)] = Highs()
+            updates = solver.config.auto_updates
+            # the shape of a model never changes after its first solve; its time, bounds and
+            # objective do
+            updates.check_for_new_or_removed_constraints = False
+            updates.check_for_new_or_removed_vars = False
+            updates.check_for_new_or_removed_params = False
+            updates.update_constraints = False
+            updates.update_named_expressions = False
+        result = solver.solve(
+            model,
+            time_limit=self.left(),
+            rel_gap=gap,
+            threads=1,
+            raise_exception_on_nonoptimal_result=False,
+            load_solutions=False,
+        )
+        if result.solution_status in (SolutionStatus.optimal, SolutionStatus.feasible):
+            result.solution_loader.load_vars()
+            bound = result.objective_bound
+            value = float(result.incumbent_objective)
+            return Outcome(True, value, value if bound is None else float(bound))
+        if result.termination_condition in (
+            TerminationCondition.provenInfeasible,
+            TerminationCondition.infeasibleOrUnbounded,
+            TerminationCondition.locallyInfeasible,
+        ):
+            return Outcome(False)
+        raise PlanError(
+            PlanErrorKind.SOLVER,
+            f"HiGHS ended with {result.termination_condition.name} and no plan",
+            ["a larger plan.time_limit_s", "fewer pins in [plan.cores] and [[plan.table]]"],
+        )
+
+    def _other(self, model: pyo.ConcreteModel, gap: float) -> Outcome:
+        solver = pyo.SolverFactory(self.name)
+        limit = self.left()
+        options = {"cbc": {"ratioGap": gap, "sec": limit}, "glpk": {"mipgap": gap, "tmlim": limit}}
+        for key, value in options.get(self.name, {}).items():
+            if value is not None:
+                solver.options[key] = value
+        result = solver.solve(model, load_solutions=False)
+        condition = result.solver.termination_condition
+        if condition in (pyo.TerminationCondition.infeasible,):
+            return Outcome(False)
+        if condition != pyo.TerminationCondition.optimal:
+            raise PlanError(
+                PlanErrorKind.SOLVER, f"{self.name} ended with {condition} and no plan"
+            )
+        model.solutions.load_from(result)
+        objective = next(model.component_data_objects(pyo.Objective, active=True))
+        value = float(pyo.value(objective))
+        return Outcome(True, value, value - abs(value) * gap)
