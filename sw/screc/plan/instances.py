@@ -408,9 +408,8 @@ def _reuse_curves(source: ReuseSource, pooling: Floats, tilts: Floats) -> tuple[
         reads.append(middles)
         shares.append(np.full(len(middles), share / len(middles)))
         bins.append(np.full(len(middles), number))
-    read, number = np.concatenate(reads), np.concatenate(bins)
-    share = np.concatenate(shares)
-    tilted = share * np.exp(tilts[:, None] * (number - number.mean()))
+    read, place = np.concatenate(reads), np.concatenate(bins)
+    tilted = np.concatenate(shares) * np.exp(tilts[:, None] * (place - place.mean()))
     tilted /= tilted.sum(axis=1, keepdims=True)
     counts = pooling[:, None] * source.samples * tilted / read
     counts *= source.rows / counts.sum()
