@@ -44,9 +44,6 @@ LEVELS = 3
 WHOLE = 1e-6
 """A share this close to 1 is all of it."""
 
-MARGIN = 1e-4
-"""Share of a device's memory that the LP leaves free, for whole rows and whole beats."""
-
 Segment = tuple[Tier, int, int]
 """Ranks ``[first, last)`` of a table in a tier."""
 
@@ -277,7 +274,7 @@ def _assignment_lp(
         for n, name in enumerate(names):
             capacity = pattern.capacity[name]
             timed = name in TIMES
-            room = capacity * seconds if timed else capacity * (1 - MARGIN)
+            room = capacity * seconds if timed else capacity
             own = loads[[u for u, _ in mine], n] if mine else np.empty(0)
             sample = per_sample[d].get(name, 0.0) if timed else 0.0
             used = fixed.get(name, 0.0)
@@ -361,6 +358,9 @@ def _fixed_loads(problem: Problem, decision: Decision, device: _Device) -> costs
         found["dram_bytes"] += costs.waste_bytes(problem, device.pattern.memory)
         found["dram_bytes"] += problem.staging_slack
     found["dram_bytes"] += device.pattern.weight_bytes
+    each = -(-len(problem.tables) // problem.devices)
+    waste = 1.5 * each * device.pattern.memory * BEAT_BYTES
+    found["onchip_bytes"] += min(waste, device.pattern.capacity["onchip_bytes"] / 3)
     for number, tier in decision.whole.items():
         table = problem.tables[number]
         copies = max(device.pattern.memory, 1)

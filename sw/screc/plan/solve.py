@@ -28,8 +28,11 @@ LP_TOLERANCE = 1e-4
 MIP_TOLERANCE = 5e-4
 """Relative width at which a bisection ends."""
 
-LONGEST = 1e3
-"""Seconds per sample: what is not feasible at that is so for want of room, not of time."""
+LONGEST = 10.0
+"""Seconds per sample: no plan is looked for that is slower."""
+
+MICRO = 1e6
+"""Energies are in microjoules in the model, so that its costs are near 1."""
 
 ROUNDS = 4
 """Refinements of the intervals at most; two are usual."""
@@ -78,7 +81,7 @@ class _Model:
         if hasattr(self.m, "goal"):
             self.m.del_component(self.m.goal)
         expression = {
-            "energy": lambda: pool.energy(self.m, self.pooled, seconds),
+            "energy": lambda: pool.energy(self.m, self.pooled, seconds, scale=MICRO),
             "devices": lambda: pool.devices(self.m, self.pooled),
         }[objective]()
         self.m.goal = pyo.Objective(expr=expression)
@@ -160,16 +163,20 @@ class _Search:
         for _ in range(ROUNDS):
             model = self._model(integral=False)
             if least is None:
-                self._require(model)
+                self._require()
             least = self._least_time(model, lower=0.0, guess=least, tolerance=LP_TOLERANCE)
             if self._refine(model):
                 break
         assert least is not None  # ROUNDS is at least 1
         return least
 
-    def _require(self, model: _Model) -> None:
+    def _require(self) -> None:
         """Raise if there is no plan however long a sample takes."""
-        if not self._solve(model, LONGEST, "energy"):
+        model = self._model(integral=False)
+        model.m.capacity.deactivate()
+        model.m.sample_time.deactivate()
+        model.aim(1.0, "energy")
+        if not self.solver.solve(model.m).feasible:
             from screc.plan.explain import explain
 
             raise explain(self.problem, solver=self.solver.name)
@@ -299,6 +306,8 @@ class _Search:
         model.aim(required, self.problem.objective)
         outcome = self.solver.solve(model.m)
         bound = outcome.bound
+        if self.problem.objective == "energy":
+            bound /= MICRO
         if self.problem.objective == "devices":
             bound = float(math.ceil(bound - 1e-6))
         alone = self._one_device(required)
@@ -318,7 +327,8 @@ class _Search:
             model.aim(required, problem.objective)
             outcome = self.solver.solve(model.m)
             if outcome.feasible:
-                best = outcome.bound if best is None else min(best, outcome.bound)
+                found = outcome.bound / (MICRO if problem.objective == "energy" else 1)
+                best = found if best is None else min(best, found)
         return best
 
     # --- shared ---
