@@ -34,7 +34,6 @@ from screc.plan.catalogue import Pattern
 from screc.plan.costs import Loads
 from screc.plan.groups import Group, Interval
 from screc.plan.problem import Problem, TableDemand, TtOption
-from screc_hw.protocol import BEAT_BYTES
 
 GIB = float(1 << 30)
 
@@ -54,13 +53,15 @@ class Pooled:
     """A problem as the model sees it: its intervals, and how far they may be trusted.
 
     ``intervals[g]`` are those of group ``g``, hottest first. With ``optimistic`` whatever whole
-    devices and whole rows cost beyond the sums is left out, so that no plan does better.
+    devices and whole rows cost beyond the sums is left out, so that no plan does better. ``reserve``
+    bytes of each memory core's room for rows on chip are left free for uneven stripes.
     """
 
     problem: Problem
     groups: Sequence[Group]
     intervals: Sequence[Sequence[Interval]]
     optimistic: bool = False
+    reserve: float = 0.0
 
     @cached_property
     def flat(self) -> list[tuple[int, Interval]]:
@@ -378,12 +379,11 @@ def _fixed_bytes(pooled: Pooled, k: int, p: int, r: str) -> float:
     fixed = pattern.weight_bytes if r == "dram_bytes" else 0.0
     if pooled.optimistic:
         return fixed
-    each = -(-len(problem.tables) // problem.devices)
     fixed += MARGIN * pattern.capacity[r]
     if r == "dram_bytes":
         fixed += costs.waste_bytes(problem, pattern.memory)
     elif r == "onchip_bytes":
-        fixed += min(2 * each * pattern.memory * BEAT_BYTES, pattern.capacity[r] / 2)
+        fixed += min(pooled.reserve * pattern.memory, pattern.capacity[r] / 2)
     return fixed
 
 

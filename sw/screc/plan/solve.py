@@ -20,6 +20,7 @@ from screc.plan.pool import Pooled, Tier, build_model
 from screc.plan.problem import Problem
 from screc.plan.schema import Plan
 from screc.plan.solver import Solver
+from screc_hw.protocol import BEAT_BYTES
 
 Progress = Callable[[str], None]
 """Told in a few words what is being done."""
@@ -60,6 +61,7 @@ class _Model:
         *,
         integral: bool = True,
         optimistic: bool = False,
+        reserve: float = 0.0,
     ) -> _Model:
         intervals: list[list[Interval]] = []
         for group, edges in zip(groups, cuts, strict=True):
@@ -70,7 +72,7 @@ class _Model:
                 else:
                     parts.append(group.interval(int(first), int(last)))
             intervals.append(parts)
-        pooled = Pooled(problem, groups, intervals, optimistic)
+        pooled = Pooled(problem, groups, intervals, optimistic, reserve)
         m = build_model(pooled, integral=integral)
         m.over.fix(0.0)
         return cls(pooled, m)
@@ -115,6 +117,7 @@ class _Search:
         self.solver = solver
         self.progress = progress
         self.groups = make_groups(problem)
+        self.reserve = 4.0 * BEAT_BYTES * max(8, -(-len(problem.tables) // problem.devices))
         self.cuts = [
             group.coarse() if len(group.tables) > 1 or len(self.groups) < 8 else group.coarse(16)
             for group in self.groups
@@ -141,6 +144,9 @@ class _Search:
             if not self._solve(model, seconds, "energy"):
                 continue
             found = self._placed(model, seconds)
+            if found is None:
+                self.reserve *= 2
+                model = self._model()
             if found is not None and (plan is None or found.value < plan.value):
                 plan = found
             if plan is not None and plan.value <= seconds * (1 + MIP_TOLERANCE):
@@ -278,7 +284,10 @@ class _Search:
                 count = round(sum(v.value for v in model.m.devices.values()))
                 self._spend(model, required * (1 - slack), count)
             found = self._placed(model, required * (1 - slack))
-            if found is not None and found.seconds <= required * (1 + 1e-9):
+            if found is None:
+                self.reserve *= 2
+                model = self._model()
+            elif found.seconds <= required * (1 + 1e-9):
                 plan = found
                 break
         if plan is None:
@@ -335,7 +344,12 @@ class _Search:
 
     def _model(self, *, integral: bool = True, optimistic: bool = False) -> _Model:
         return _Model.make(
-            self.problem, self.groups, self.cuts, integral=integral, optimistic=optimistic
+            self.problem,
+            self.groups,
+            self.cuts,
+            integral=integral,
+            optimistic=optimistic,
+            reserve=self.reserve,
         )
 
     def _solve(self, model: _Model, seconds: float, objective: str) -> bool:
@@ -457,4 +471,6 @@ def decide(pooled: Pooled, m: pyo.ConcreteModel) -> Decision:
         [m.computed[k, p].value or 0.0 for p in range(len(klass.patterns))]
         for k, klass in enumerate(problem.classes)
     ]
-    return Decision(patterns=patterns, samples=samples, whole=whole, rows=rows)
+    return Decision(
+        patterns=patterns, samples=samples, whole=whole, rows=rows, reserve=pooled.reserve
+    )
