@@ -31,16 +31,17 @@ SIZES = {2: TIERS, 4: TIERS | {"memory": 4}}
     ("memory", "simulator", "copies"),
     [
         (2, "verilator", COPIES),
-        (4, "icarus", IN_DRAM),
-        pytest.param(2, "icarus", IN_DRAM, marks=pytest.mark.slow),
+        (2, "icarus", IN_DRAM),
+        # a device of its own, which takes minutes to write and build
         pytest.param(4, "verilator", COPIES, marks=pytest.mark.slow),
+        pytest.param(4, "icarus", IN_DRAM, marks=pytest.mark.slow),
     ],
 )
 def test_copies_are_bit_exact_and_level_the_cores(tmp_path, memory, simulator, copies):
     case = compile_case(
         tmp_path, SHAPE, dram_share=0.9, onchip_share=0.3, replicated=copies, **SIZES[memory]
     )
-    run = case.run(simulator, 16, size=8, timing=ROUGH)
+    run = case.run(simulator, 10, size=5, timing=ROUGH)
     check_exact(run)
     blocks = run.workload.blocks
     assert sum(block.staged_rows for block in blocks) > 0
@@ -99,7 +100,7 @@ def test_cycles_are_as_predicted(tmp_path, memory, latency):
     shape = dataclasses.replace(SHAPE, features=features)
     copies = {0: (0, 100), 1: (0, 1), 2: (0, 3)}
     case = compile_case(tmp_path, shape, replicated=copies, **SIZES[memory])
-    samples = 16
+    samples = 64
     run = case.run("verilator", samples, longest=2 * length, timing=Timing(latency=latency))
     check_exact(run)
     lookups = sum(block.lookups for block in run.workload.blocks) / samples
@@ -108,5 +109,4 @@ def test_cycles_are_as_predicted(tmp_path, memory, latency):
     )
     assert predicted.bottleneck == "gather"
     measured = run.outcome["starts"][-1]["cycles"]
-    print("CYC", memory, latency, predicted, measured)
-    assert predicted.total == pytest.approx(measured, rel=0.15)
+    assert predicted.total == pytest.approx(measured, rel=0.1)

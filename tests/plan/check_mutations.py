@@ -85,8 +85,7 @@ def change_table(problem, name, **fields):
     return dataclasses.replace(
         problem,
         tables=[
-            dataclasses.replace(t, **fields) if t.shape.name == name else t
-            for t in problem.tables
+            dataclasses.replace(t, **fields) if t.shape.name == name else t for t in problem.tables
         ],
     )
 
@@ -159,7 +158,8 @@ def take_the_next_rank_too(rng, plan, problem):
     found = [
         (place, r)
         for place, r in places(plan, fits)
-        if r.last < next(t.shape.rows for t in problem.tables if t.shape.name == name_at(plan, place))
+        if r.last
+        < next(t.shape.rows for t in problem.tables if t.shape.name == name_at(plan, place))
     ]
     if not found:
         return None
@@ -205,7 +205,9 @@ def name_a_core_that_is_not(rng, plan, problem):
     place, r = pick(rng, plan, lambda r: r.core is not None)
     if r is None:
         return None
-    return put(plan, place, edit(r, core=rng.choice((None, -1, plan.devices[place[0]].cores.memory)))), problem
+    return put(
+        plan, place, edit(r, core=rng.choice((None, -1, plan.devices[place[0]].cores.memory)))
+    ), problem
 
 
 @breaks("core")
@@ -273,7 +275,7 @@ def choose_another_tt_rank(rng, plan, problem):
     place, r = pick(rng, plan, lambda r: r.tt is not None)
     if r is None:
         return None
-    return put(plan, place, edit(r, tt=r.tt.model_copy(update={"ranks": (16, 8)}))), problem
+    return put(plan, place, edit(r, tt=r.tt.model_copy(update={"ranks": (2, 2)}))), problem
 
 
 @breaks("tier")
@@ -283,8 +285,9 @@ def allow_fewer_tt_rows(rng, plan, problem):
         return None
     name = name_at(plan, place)
     (table,) = [t for t in problem.tables if t.shape.name == name]
-    option = dataclasses.replace(table.tt, last=table.tt.last - 1)
-    return plan, change_table(problem, name, tt=option)
+    last = r.last - plan.devices[place[0]].cores.memory
+    option = dataclasses.replace(table.tt, last=last)
+    return (plan, change_table(problem, name, tt=option)) if last > 0 else None
 
 
 @breaks("tier")
@@ -411,9 +414,7 @@ def _tightest(rng, plan, problem, amount):
     """Device that needs most of its class, its class's number, and how much."""
     d = rng.randrange(len(plan.devices))
     number = class_of(problem, plan.devices[d])
-    mine = [
-        n for n, device in enumerate(plan.devices) if class_of(problem, device) == number
-    ]
+    mine = [n for n, device in enumerate(plan.devices) if class_of(problem, device) == number]
     needs = {n: amount(plan.devices[n]) for n in mine}
     worst = max(mine, key=lambda n: needs[n])
     return worst, number, needs[worst]
@@ -445,7 +446,9 @@ def move_rows_to_a_full_device(rng, plan, problem):
     """Rows go where there is no room for them."""
     place, r = pick(rng, plan, lambda r: r.tier != "tt" and not r.replicated)
     others = [
-        d for d, device in enumerate(plan.devices) if place and d != place[0] and device.cores.memory
+        d
+        for d, device in enumerate(plan.devices)
+        if place and d != place[0] and device.cores.memory
     ]
     if not others:
         return None
@@ -592,9 +595,7 @@ def move_all_lookups_to_one_core(rng, plan, problem):
     """Bytes fit, but what a core or a device does is more."""
     d = rng.randrange(len(plan.devices))
     tables = tuple(
-        t.model_copy(
-            update={"ranges": tuple(edit(r, core=0) if r.core else r for r in t.ranges)}
-        )
+        t.model_copy(update={"ranges": tuple(edit(r, core=0) if r.core else r for r in t.ranges)})
         for t in plan.devices[d].tables
     )
     beats = max(SlowBytes(problem, plan.devices[d]).onchip, default=0) // 64

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import random
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -20,11 +19,11 @@ from screc.plan.schema import (
     CoreShapes,
     DevicePlan,
     Plan,
+    Range,
     Stripe,
     TablePlan,
     TtForm,
 )
-from screc.plan.schema import Range as PlainRange
 from screc_hw.model import FeatureShape, ModelShape, TableShape
 from screc_hw.tt.params import TtParams
 from screc_hw.tt.shape import TtShape
@@ -35,14 +34,6 @@ MODELS = (  # dimension and row formats of its tables
     (32, ("int8r", "int4r", "int8")),
     (128, ("int8", "int8", "int4", "int8")),
 )
-if "replicated" in PlainRange.model_fields:
-    Range = PlainRange
-else:
-
-    class Range(PlainRange):
-        replicated: bool = False
-
-
 LOGIC = ("lut", "ff", "dsp", "bram36", "uram")
 PARTS = ("gather", "tt", "dram", "ssd", "p2p", "link", "compute")
 
@@ -289,10 +280,13 @@ def tighten(rng, plan, problem):
         sizes = [SlowBytes(problem, d) for d in mine]
         figures = {name: math.ceil(max(used[name] for used in logic)) for name in LOGIC}
         figures |= {f"{name}_fill": 1.0 for name in ("lut", "ff", "dsp", "bram", "uram")}
-        figures["dram_gib"] = max(
-            use.dram + pattern(problem, d, each.budget).weight_bytes
-            for use, d in zip(sizes, mine, strict=True)
-        ) / GIB
+        figures["dram_gib"] = (
+            max(
+                use.dram + pattern(problem, d, each.budget).weight_bytes
+                for use, d in zip(sizes, mine, strict=True)
+            )
+            / GIB
+        )
         if each.budget.has_ssd:
             figures["ssd_gib"] = max(use.ssd for use in sizes) / GIB
         problem = with_figures(problem, number, **figures)
@@ -320,8 +314,9 @@ def tighten(rng, plan, problem):
 
 def _exact_limits(table, plan):
     """The demand with as many rows on chip, and ranks in TT form, as there are."""
-    ranges = [r for d in plan.devices for t in d.tables if t.table == table.shape.name
-              for r in t.ranges]
+    ranges = [
+        r for d in plan.devices for t in d.tables if t.table == table.shape.name for r in t.ranges
+    ]
     chip = {rank for r in ranges if r.tier == "onchip" for rank in ranks(r)}
     slow = [rank for r in ranges if r.tier in ("dram", "ssd") for rank in ranks(r)]
     return dataclasses.replace(
@@ -369,13 +364,6 @@ def budgets_of(plan, problem):
         next((c.budget for c in problem.classes if c.budget.kind == d.kind), None)
         for d in plan.devices
     ]
-
-
-def rate_of(table, rank):
-    curve = table.rates
-    return next(
-        float(curve.rates[i]) for i in range(len(curve.rates)) if rank < curve.edges[i + 1]
-    )
 
 
 @functools.lru_cache(maxsize=20_000)
@@ -496,9 +484,10 @@ class _Hashed:
 
     def __init__(self, budget):
         self._budget = budget
-        self._key = (budget.spec.kind, tuple(
-            value for value in vars(budget.spec).values() if not isinstance(value, dict)
-        ))
+        self._key = (
+            budget.spec.kind,
+            tuple(value for value in vars(budget.spec).values() if not isinstance(value, dict)),
+        )
 
     def __getattr__(self, name):
         return getattr(self._budget, name)
@@ -518,7 +507,9 @@ def slow_faults(plan, problem):
     names = {t.shape.name for t in problem.tables}
     if any(t.table not in names for d in plan.devices for t in d.tables):
         found.add("problem")
-    if any(count > 1 for d in plan.devices for count in Counter(t.table for t in d.tables).values()):
+    if any(
+        count > 1 for d in plan.devices for count in Counter(t.table for t in d.tables).values()
+    ):
         found.add("problem")
     counts = Counter(d.kind for d in plan.devices)
     for kind, count in counts.items():
@@ -611,11 +602,16 @@ def _table_faults(plan, problem, table):
             found.add("tier")
         if built:
             (home, form), kept = built[0], {rank for _, r in built for rank in ranks(r)}
+            cores, last = plan.devices[home].cores.memory, table.tt.last
+            while last % cores:
+                last += 1
+            a, b, c = (x * y for x, y in zip(form.tt.p, form.tt.q, strict=True))
+            full = (min(a, b * c), min(a * b, c))
             if (
                 any(n != home or r.tt != form.tt for n, r in built)
                 or kept != set(range(form.first, form.last))
-                or form.tt.ranks != table.tt.shape.ranks
-                or max(kept) >= table.tt.last
+                or any(form.tt.ranks[i] < min(table.tt.shape.ranks[i], full[i]) for i in (0, 1))
+                or max(kept) >= last
             ):
                 found.add("tier")
     if not problem.split and len({n for n, r in held if loose(r)}) > 1:

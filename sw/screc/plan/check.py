@@ -150,26 +150,33 @@ class Checked:
 
 
 def check(plan: Plan, problem: Problem) -> Checked:
-    """Recompute a plan, and compare with what it claims.
+    """Recompute a plan, and compare with what it says of itself.
 
     Raises
     ------
     CheckError
         If a rule is broken: ``rule`` is its :class:`Rule`, the message says where and by how much.
     """
-    checked = measure(plan, problem)
-    _enforce(_claims(plan, problem, checked))
+    checked, found = _recompute(plan, problem)
+    _enforce([*_claims(plan, checked), *found])
     return checked
 
 
 def measure(plan: Plan, problem: Problem) -> Checked:
-    """Recompute a plan; its own ``value``, ``seconds``, ``per_sample`` and the like are not read.
+    """Recompute a plan that has no figures yet: ``seconds``, ``value``, ``per_sample``, ...
 
     Raises
     ------
     CheckError
-        As :func:`check`, but for times.
+        As :func:`check`; times are compared with the problem's limits alone.
     """
+    checked, found = _recompute(plan, problem)
+    _enforce(found)
+    return checked
+
+
+def _recompute(plan: Plan, problem: Problem) -> tuple[Checked, list[_Finding]]:
+    """Recompute a plan that keeps all rules but, maybe, limits of times, which are returned."""
     budgets, parts = _structure(plan, problem)
     holdings = _holdings(plan, problem, parts)
     devices = [
@@ -179,7 +186,8 @@ def measure(plan: Plan, problem: Problem) -> Checked:
     _enforce(itertools.chain.from_iterable(device.capacities() for device in devices))
     partials = sum(device.partials for device in devices)
     uses = [device.use(partials) for device in devices]
-    return _together(plan, problem, devices, uses)
+    checked = _together(plan, problem, devices, uses)
+    return checked, list(_limits(problem, checked))
 
 
 _Finding = tuple[Rule, str]
@@ -253,6 +261,7 @@ def _structure(plan: Plan, problem: Problem) -> tuple[list[Budget], list[list[_P
     for number, table in enumerate(problem.tables):
         mine = parts[number]
         found += _tier_faults(problem, table, mine, budgets)
+        found += _tt_faults(table, mine, [device.cores.memory for device in plan.devices])
         if not problem.split and len({p.device for p in mine if not p.replicated}) > 1:
             found.add(Rule.SPLIT, f"table {table.shape.name!r} is on several devices")
         found += _coverage_faults(table, mine, len(plan.devices))
@@ -291,7 +300,7 @@ def _check_samples(plan: Plan, found: _Findings) -> None:
     for index, device in enumerate(plan.devices):
         if not 0 <= device.samples <= 1 + TOLERANCE:
             found.add(Rule.SAMPLES, f"device {index}: a share of {device.samples:g}")
-        if device.samples and not device.cores.compute:
+        if device.samples > TOLERANCE and not device.cores.compute:
             found.add(
                 Rule.SAMPLES,
                 f"device {index} computes a share of {device.samples:g} without compute cores",
@@ -330,12 +339,8 @@ def _part(device: int, table: int, r: Range) -> _Part:
         take=r.stripe.take if r.stripe else (0,),
         core=r.core,
         tt=r.tt,
-        replicated=_replicated(r),
+        replicated=r.replicated,
     )
-
-
-def _replicated(r: Range) -> bool:
-    return bool(getattr(r, "replicated", False))
 
 
 def _range_faults(r: Range, rows: int, memory: int, where: str) -> _Findings:
@@ -353,7 +358,7 @@ def _range_faults(r: Range, rows: int, memory: int, where: str) -> _Findings:
             found.add(Rule.CORE, f"{where}: stripes of {of} ranks, more than {MAX_PERIOD}")
     if memory < 1:
         found.add(Rule.CORE, f"{where}: the device has no memory core")
-    if _replicated(r):
+    if r.replicated:
         if r.tier not in ("onchip", "dram"):
             found.add(Rule.TIER, f"{where}: only rows on chip or in DRAM are replicated")
         if r.core is not None or r.stripe is not None:
@@ -403,15 +408,15 @@ def _tier_faults(
         rows += max(copies)
         if rows > limit:
             found.add(Rule.TIER, f"{name} has {rows} rows on chip, more than {limit}")
-    found += _tt_faults(table, name, parts)
     return found
 
 
-def _tt_faults(table: TableDemand, name: str, parts: Sequence[_Part]) -> _Findings:
-    option = table.tt
-    if option is None:
-        return _Findings()
+def _tt_faults(table: TableDemand, parts: Sequence[_Part], memories: Sequence[int]) -> _Findings:
+    """Ranks in TT form that should not be, or not so; ``memories`` are cores by device."""
+    option, name = table.tt, f"table {table.shape.name!r}"
     found = _Findings()
+    if option is None:
+        return found
     slow = (part.first + min(part.take) for part in parts if part.tier in ("dram", "ssd"))
     exact = min(slow, default=option.last)
     if table.tt_only and exact < option.last:
@@ -426,16 +431,25 @@ def _tt_faults(table: TableDemand, name: str, parts: Sequence[_Part]) -> _Findin
     elif sum(_rows(part) for part in built) != built[0].last - built[0].first:
         found.add(Rule.TIER, f"{name} has a part of the rows of its TT cores")
     for part in built:
-        form = part.tt
-        if form is None or form.ranks != option.shape.ranks or form.q != option.shape.q:
+        memory = memories[part.device]
+        most = -(-option.last // memory) * memory  # whole groups of a rank per memory core
+        if part.last > most:
+            found.add(Rule.TIER, f"{name}: TT form is for ranks below {most}, not {part.last}")
+        if part.tt is not None and not _is_as_good(part.tt, option.shape):
             found.add(
                 Rule.TIER,
-                f"{name}: TT cores are of q {option.shape.q} and ranks {option.shape.ranks}, "
-                f"not of {form and form.q} and {form and form.ranks}",
+                f"{name}: TT cores have dimension {option.shape.dim} and ranks {option.shape.ranks}"
+                f" at least, not {part.tt.q} and {part.tt.ranks}",
             )
-        if part.last > option.last:
-            found.add(Rule.TIER, f"{name}: TT form is for ranks below {option.last}")
     return found
+
+
+def _is_as_good(form: TtForm, like: TtShape) -> bool:
+    """Whether TT cores have the other ones' ranks, or all that cores of their sizes can have."""
+    left, middle, right = (p * q for p, q in zip(form.p, form.q, strict=True))
+    full = min(left, middle * right), min(right, left * middle)
+    ranks = zip(form.ranks, like.ranks, full, strict=True)
+    return math.prod(form.q) == like.dim and all(r >= min(want, most) for r, want, most in ranks)
 
 
 def _rows(part: _Part) -> int:
@@ -719,22 +733,22 @@ class _Device:
 
     def capacities(self) -> Iterable[_Finding]:
         """What does not fit."""
-        logic = self.logic()
         for name in RESOURCES:
-            if logic[name] > self.budget.limits[name]:
-                most = self.budget.limits[name]
-                yield Rule(name), f"{self.plan.kind} allows {most:,.0f}, not {logic[name]:,.0f}"
-        for rule, used, most in (
+            used, limit = self.logic[name], self.budget.limits[name]
+            if used > limit:
+                yield Rule(name), f"{self.plan.kind} allows {limit:,.0f}, {used:,.0f} are used"
+        for rule, size, most in (
             (Rule.ONCHIP, self.onchip_bytes(), self.plan.shapes.onchip_beats * BEAT),
             (Rule.DRAM, self.dram_bytes(), self.budget.dram_bytes),
             (Rule.SSD, self.ssd_bytes(), self.budget.ssd_bytes),
         ):
-            if used > most:
-                yield rule, f"{self.plan.kind} has {most:,} bytes, {used:,} are used"
+            if size > most:
+                yield rule, f"{self.plan.kind} has {most:,} bytes, {size:,} are used"
         need, have = self.ring_bytes(), self.plan.staging_bytes
         if have < need * (1 - TOLERANCE) or have < 0:
             yield Rule.RING, f"the staging ring must have {need:,.0f} bytes, not {have:,}"
 
+    @functools.cached_property
     def logic(self) -> Mapping[str, float]:
         """Logic of all cores and the host side."""
         pattern = self.pattern
@@ -803,7 +817,7 @@ class _Device:
         """Used ÷ usable."""
         budget = self.budget
         used = {
-            **{name: self.logic()[name] for name in RESOURCES},
+            **{name: self.logic[name] for name in RESOURCES},
             "dram": self.dram_bytes(),
             "ssd": self.ssd_bytes(),
         }
@@ -860,7 +874,7 @@ class _Device:
             "ssd": reads / budget.ssd_iops if reads else 0.0,
             "p2p": PAGE * reads / budget.p2p_rate if reads else 0.0,
             "link": max(link_in, link_out) / budget.link_rate,
-            "compute": share * self.batch_cycles() / self.problem.batch / budget.clock_hz,
+            "compute": share * self.batch_cycles / self.problem.batch / budget.clock_hz,
         }
         return _Use(
             busy={name: busy[name] for name in STAGES},
@@ -939,6 +953,7 @@ class _Device:
     def _sub_batches(self, core: ComputeParams) -> int:
         return -(-self.problem.batch // core.rows)
 
+    @functools.cached_property
     def batch_cycles(self) -> float:
         """Cycles of the slowest of compute cores, combiner and host side on one batch."""
         core, combiner = self.pattern.core, self.pattern.combiner
@@ -959,7 +974,7 @@ class _Device:
         if core is None or not self.plan.samples:
             return 0.0
         alone = core.alone_cycles(self.problem.compute_shape, latency=LATENCY_CYCLES)
-        return (self.batch_cycles() + alone) / self.budget.clock_hz
+        return (self.batch_cycles + alone) / self.budget.clock_hz
 
 
 # --- the whole plan ---
@@ -1007,26 +1022,29 @@ def _joules(budget: Budget, use: _Use, period: float) -> float:
 _STAGE_RULES = {"dram": Rule.CHANNEL, "link": Rule.LINK}
 
 
-def _claims(plan: Plan, problem: Problem, checked: Checked) -> Iterable[_Finding]:
-    """Times that are longer than the plan, or the problem, says."""
+def _claims(plan: Plan, checked: Checked) -> Iterable[_Finding]:
+    """Figures that are worse than the plan says."""
     for name, seconds in checked.per_sample.items():
         claimed = plan.per_sample.get(name, 0.0)
         if seconds > claimed * (1 + TOLERANCE):
-            yield (
-                _STAGE_RULES.get(name, Rule.TIME),
-                f"{name} takes {seconds:.6g} s per sample, the plan says {claimed:.6g}",
-            )
-    if problem.rate is not None:
-        for index, busy in enumerate(checked.busy):
-            for name, seconds in busy.items():
-                if seconds > (1 + TOLERANCE) / problem.rate:
-                    rule, most = _STAGE_RULES.get(name, Rule.TIME), 1 / problem.rate
-                    where = f"{name} of device {index}"
-                    yield rule, f"{where} takes {seconds:.6g} s per sample, more than {most:.6g}"
+            rule = _STAGE_RULES.get(name, Rule.TIME)
+            yield rule, f"{name} takes {seconds:.6g} s per sample, the plan says {claimed:.6g}"
     for name in ("seconds", "value", "energy", "latency"):
         claimed, true = getattr(plan, name), getattr(checked, name)
         if true > claimed * (1 + TOLERANCE):
             yield Rule.TIME, f"{name} is {true:.6g}, the plan says {claimed:.6g}"
+
+
+def _limits(problem: Problem, checked: Checked) -> Iterable[_Finding]:
+    """Times that are longer than the problem allows."""
+    if problem.rate is not None:
+        most = 1 / problem.rate
+        for index, busy in enumerate(checked.busy):
+            for name, seconds in busy.items():
+                if seconds > most * (1 + TOLERANCE):
+                    rule = _STAGE_RULES.get(name, Rule.TIME)
+                    where = f"{name} of device {index}"
+                    yield rule, f"{where} takes {seconds:.6g} s per sample, more than {most:.6g}"
     limit = problem.max_latency
     if limit is not None and checked.latency > limit * (1 + TOLERANCE):
         yield Rule.LATENCY, f"a batch takes {checked.latency:.6g} s, more than {limit:.6g}"

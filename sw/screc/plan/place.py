@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +17,7 @@ from screc.plan import costs
 from screc.plan.catalogue import Pattern
 from screc.plan.costs import BYTES, TIMES, RowSizes
 from screc.plan.groups import per_rank
-from screc.plan.pool import TIERS, Tier
+from screc.plan.pool import MARGIN, TIERS, Tier
 from screc.plan.problem import STAGED_BLOCKS, STAGING_FACTOR, Problem
 from screc.plan.schema import (
     CoreCounts,
@@ -29,26 +30,27 @@ from screc.plan.schema import (
     TtPart,
     table_ranges,
 )
-from screc_hw.protocol import BEAT_BYTES
-from screc_hw.tt.shape import TtShape
 from screc.tt.shape import choose_shape
+from screc_hw.protocol import BEAT_BYTES
+from screc_hw.tt.params import TtParams
+from screc_hw.tt.shape import TtShape
 
 Floats = NDArray[np.float64]
 
 STRIPES = 16
 """Parts that a table on several devices is cut into at a time."""
 
-LEVELS = 3
-"""Cuts at most: the last parts are 1/4,096 of a table."""
+LEVELS = 4
+"""Cuts at most: the last parts are 1/65,536 of a table."""
 
 WHOLE = 1e-6
 """A share this close to 1 is all of it."""
 
-MARGIN = 1e-4
-"""Share of a device's memory that the LP leaves free, for whole rows and whole beats."""
-
 Segment = tuple[Tier, int, int]
 """Ranks ``[first, last)`` of a table in a tier."""
+
+Sums = dict[Tier, tuple[float, float, float, float]]
+"""Rows, and per sample lookups, distinct rows and page reads, by tier."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,13 +59,15 @@ class Decision:
 
     ``patterns[k]`` pattern of each device in use of class ``k``; ``samples[k][p]`` the share of the
     samples that pattern ``p`` computes; ``whole`` tier of each replicated table, by its number;
-    ``rows[t]`` of the others ``(class, tier, first, last)``, in the order of ranks.
+    ``rows[t]`` of the others ``(class, tier, first, last)``, in the order of ranks. ``reserve``
+    bytes of each memory core's rows on chip were left free for uneven stripes.
     """
 
     patterns: Sequence[Sequence[int]]
     samples: Sequence[Sequence[float]]
     whole: Mapping[int, Tier]
     rows: Mapping[int, Sequence[tuple[int, Tier, int, int]]]
+    reserve: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,11 +119,12 @@ def place(problem: Problem, decision: Decision, seconds: float) -> Plan:
     if not devices:
         raise PlanError(PlanErrorKind.SOLVER, "the model uses no device")
     units = _units(problem, decision)
+    rated = _Costs(problem)
     if len(devices) == 1:
         devices[0].units = [unit for found in units.values() for unit in found]
         devices[0].samples = 1.0
     else:
-        _assign(problem, decision, devices, units, seconds)
+        _assign(rated, decision, devices, units, seconds)
     return Plan(
         objective=problem.objective,
         batch=problem.batch,
@@ -136,7 +141,7 @@ def place(problem: Problem, decision: Decision, seconds: float) -> Plan:
         per_sample={},
         ssd_reads=0.0,
         devices=tuple(
-            _device_plan(problem, decision, device, single=len(devices) == 1)
+            _device_plan(rated, decision, device, single=len(devices) == 1)
             for device in devices
         ),
     )
@@ -169,59 +174,70 @@ def _units(problem: Problem, decision: Decision) -> dict[int, list[Unit]]:
 # --- assignment ---
 
 
-def unit_sums(problem: Problem, unit: Unit) -> dict[Tier, tuple[float, float, float, float]]:
-    """Rows, and per sample lookups, distinct rows and page reads of a unit, by tier."""
-    table = problem.tables[unit.table]
-    rates = table.rates
-    distinct, reads = per_rank(rates.rates, problem.batch, table.stride)
-    found: dict[Tier, tuple[float, float, float, float]] = {}
-    for tier, first, last in unit.segments:
-        sums = [
-            rates.residue_sum(values, first, last, unit.of, unit.residue)
-            for values in (np.ones_like(rates.rates), rates.rates, distinct, reads)
+class _Costs:
+    """Loads of units and of samples, each worked out once."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.rows = [RowSizes.of(problem, table) for table in problem.tables]
+        self.per_rank = [
+            per_rank(table.rates.rates, problem.batch, table.stride) for table in problem.tables
         ]
-        before = found.get(tier, (0.0, 0.0, 0.0, 0.0))
-        a, b, c, d = (x + y for x, y in zip(before, sums, strict=True))
-        found[tier] = (a, b, c, d)
-    return found
+        self.sums = functools.cache(self._sums)
+        self.loads = functools.cache(self._loads)
 
+    def _sums(self, unit: Unit) -> Sums:
+        """Rows, and per sample lookups, distinct rows and page reads of a unit, by tier."""
+        rates = self.problem.tables[unit.table].rates
+        distinct, reads = self.per_rank[unit.table]
+        found: Sums = {}
+        for tier, first, last in unit.segments:
+            sums = [
+                rates.residue_sum(values, first, last, unit.of, unit.residue)
+                for values in (np.ones_like(rates.rates), rates.rates, distinct, reads)
+            ]
+            before = found.get(tier, (0.0, 0.0, 0.0, 0.0))
+            a, b, c, d = (x + y for x, y in zip(before, sums, strict=True))
+            found[tier] = (a, b, c, d)
+        return found
 
-def unit_loads(problem: Problem, klass: int, pattern: Pattern | None, unit: Unit) -> costs.Loads:
-    """Loads and bytes of a unit on a device of a class, its partials included."""
-    table, budget = problem.tables[unit.table], problem.classes[klass].budget
-    row = RowSizes.of(problem, table)
-    found: costs.Loads = defaultdict(float)
-    for tier, (rows, lookups, distinct, reads) in unit_sums(problem, unit).items():
-        pieces = [(costs.lookup_loads(budget, row, tier), lookups)]
-        if tier == "ssd":
-            pieces.append((costs.read_loads(budget), reads))
-            pieces.append((costs.staged_loads(budget, row), distinct))
-            found["dram_bytes"] += distinct * costs.ring_bytes_per_row(problem, row)
-        if tier == "tt" and table.tt is not None and pattern is not None and pattern.tt is not None:
-            cycles = costs.tt_cycles(pattern.tt, table.tt, pinned=True)
-            found["tt"] += lookups * cycles
-        for loads, factor in pieces:
-            for name, value in loads.items():
-                found[name] += value * factor
-        if tier != "tt":
-            found[f"{tier}_bytes"] += rows * row.stride
-    if problem.exchange:
-        for name, value in costs.partial_out(table, budget).items():
-            found[name] += value * table.bags
-    return found
+    def _loads(self, klass: int, tt: TtParams | None, unit: Unit) -> costs.Loads:
+        """Loads and bytes of a unit on a device of a class, its partials included."""
+        problem = self.problem
+        table, budget = problem.tables[unit.table], problem.classes[klass].budget
+        row = self.rows[unit.table]
+        found: costs.Loads = defaultdict(float)
+        for tier, (rows, lookups, distinct, reads) in self.sums(unit).items():
+            pieces = [(costs.lookup_loads(budget, row, tier), lookups)]
+            if tier == "ssd":
+                pieces.append((costs.read_loads(budget), reads))
+                pieces.append((costs.staged_loads(budget, row), distinct))
+                found["dram_bytes"] += distinct * costs.ring_bytes_per_row(problem, row)
+            if tier == "tt" and table.tt is not None and tt is not None:
+                found["tt"] += lookups * costs.tt_cycles(tt, table.tt, pinned=True)
+            for loads, factor in pieces:
+                for name, value in loads.items():
+                    found[name] += value * factor
+            if tier != "tt":
+                found[f"{tier}_bytes"] += rows * row.stride
+        if problem.exchange:
+            for name, value in costs.partial_out(table, budget).items():
+                found[name] += value * table.bags
+        return found
 
 
 def _assign(
-    problem: Problem,
+    rated: _Costs,
     decision: Decision,
     devices: list[_Device],
     units: Mapping[int, list[Unit]],
     seconds: float,
 ) -> None:
     """Give every unit to a device, and every device its share of the samples."""
+    problem = rated.problem
     free = [(k, unit) for k, found in units.items() for unit in found]
     for level in range(LEVELS + 1):
-        shares, samples = _assignment_lp(problem, decision, devices, free, seconds)
+        shares, samples = _assignment_lp(rated, decision, devices, free, seconds)
         again: list[tuple[int, Unit]] = []
         for (k, unit), row in zip(free, shares, strict=True):
             best = int(np.argmax(row))
@@ -243,7 +259,7 @@ def unit_rows(unit: Unit) -> int:
 
 
 def _assignment_lp(
-    problem: Problem,
+    rated: _Costs,
     decision: Decision,
     devices: Sequence[_Device],
     free: Sequence[tuple[int, Unit]],
@@ -254,13 +270,14 @@ def _assignment_lp(
     Least is the largest relative load of any device; rows must fit. A basic solution: few units
     have several devices.
     """
+    problem = rated.problem
     names = (*TIMES, *BYTES)
     count, wide = len(devices), len(free)
     loads = np.zeros((wide, len(names)))
     for u, (k, unit) in enumerate(free):
-        found = unit_loads(problem, k, _first_tt(problem, k), unit)
+        found = rated.loads(k, _first_tt(problem, k), unit)
         loads[u] = [found.get(name, 0.0) for name in names]
-    per_sample = [_sample_side(problem, decision, device) for device in devices]
+    per_sample = [_sample_side(rated, decision, device) for device in devices]
     # variables: share of unit u on device d (where it may be), samples of d, the largest load
     places = [(u, d) for u, (k, _) in enumerate(free) for d in range(count) if devices[d].klass == k and devices[d].pattern.memory]
     index = {key: i for i, key in enumerate(places)}
@@ -272,12 +289,12 @@ def _assignment_lp(
     line = 0
     for d, device in enumerate(devices):
         pattern = device.pattern
-        fixed = _fixed_loads(problem, decision, device)
+        fixed = _fixed_loads(rated, decision, device)
         mine = [(u, index[u, d]) for u in range(wide) if (u, d) in index]
         for n, name in enumerate(names):
             capacity = pattern.capacity[name]
             timed = name in TIMES
-            room = capacity * seconds if timed else capacity * (1 - MARGIN)
+            room = capacity * (seconds if timed else 1 - MARGIN / 2)
             own = loads[[u for u, _ in mine], n] if mine else np.empty(0)
             sample = per_sample[d].get(name, 0.0) if timed else 0.0
             used = fixed.get(name, 0.0)
@@ -329,19 +346,20 @@ def _assignment_lp(
     return shares, np.clip(result.x[first_sample:theta], 0, 1)
 
 
-def _first_tt(problem: Problem, klass: int) -> Pattern | None:
-    return next((p for p in problem.classes[klass].patterns if p.tt is not None), None)
+def _first_tt(problem: Problem, klass: int) -> TtParams | None:
+    return next((p.tt for p in problem.classes[klass].patterns if p.tt is not None), None)
 
 
-def _sample_side(problem: Problem, decision: Decision, device: _Device) -> costs.Loads:
+def _sample_side(rated: _Costs, decision: Decision, device: _Device) -> costs.Loads:
     """Loads of all samples on the device, were it to compute them all."""
+    problem = rated.problem
     budget = problem.classes[device.klass].budget
     found: costs.Loads = defaultdict(float)
     loads = [(costs.sample_loads(problem, budget, device.pattern.sample_beats), 1.0)]
     for number, table in enumerate(problem.tables):
         tier = decision.whole.get(number)
         if tier is not None:
-            row = RowSizes.of(problem, table)
+            row = rated.rows[number]
             loads.append((costs.lookup_loads(budget, row, tier), table.rates.lookups))
         elif problem.exchange:
             loads.append((costs.partial_in(table, budget), table.bags))
@@ -351,16 +369,19 @@ def _sample_side(problem: Problem, decision: Decision, device: _Device) -> costs
     return found
 
 
-def _fixed_loads(problem: Problem, decision: Decision, device: _Device) -> costs.Loads:
+def _fixed_loads(rated: _Costs, decision: Decision, device: _Device) -> costs.Loads:
     """What the device holds and does already."""
+    problem = rated.problem
     found: costs.Loads = defaultdict(float)
     for unit in device.units:
-        for name, value in unit_loads(problem, device.klass, device.pattern, unit).items():
+        for name, value in rated.loads(device.klass, device.pattern.tt, unit).items():
             found[name] += value
     if device.pattern.memory:
         found["dram_bytes"] += costs.waste_bytes(problem, device.pattern.memory)
         found["dram_bytes"] += problem.staging_slack
     found["dram_bytes"] += device.pattern.weight_bytes
+    room = device.pattern.capacity["onchip_bytes"]
+    found["onchip_bytes"] += min(decision.reserve * device.pattern.memory / 2, room / 4)
     for number, tier in decision.whole.items():
         table = problem.tables[number]
         copies = max(device.pattern.memory, 1)
@@ -372,13 +393,13 @@ def _fixed_loads(problem: Problem, decision: Decision, device: _Device) -> costs
 
 
 def _device_plan(
-    problem: Problem, decision: Decision, device: _Device, *, single: bool
+    rated: _Costs, decision: Decision, device: _Device, *, single: bool
 ) -> DevicePlan:
-    pattern = device.pattern
+    problem, pattern = rated.problem, device.pattern
     core, gather = pattern.core, pattern.gather
     budget = problem.classes[device.klass].budget
     tables, parts = _table_plans(problem, decision, device, single=single)
-    staging = _staging_bytes(problem, device)
+    staging = _staging_bytes(rated, device)
     return DevicePlan(
         kind=budget.kind,
         cores=CoreCounts(
@@ -404,20 +425,19 @@ def _device_plan(
     )
 
 
-def _staging_bytes(problem: Problem, device: _Device) -> int:
+def _staging_bytes(rated: _Costs, device: _Device) -> int:
     """Bytes of all rings of a device, whole beats; 0 where it has no rows on SSD."""
     beats = 0.0
     staged = False
     for unit in device.units:
-        table = problem.tables[unit.table]
-        for tier, (_, _, distinct, _) in unit_sums(problem, unit).items():
+        for tier, (_, _, distinct, _) in rated.sums(unit).items():
             if tier == "ssd":
                 staged = True
-                beats += distinct * problem.batch * table.row_beats
+                beats += distinct * rated.problem.batch * rated.rows[unit.table].beats
     if not staged:
         return 0
     expected = int(np.ceil(STAGED_BLOCKS * STAGING_FACTOR * beats))
-    return expected * BEAT_BYTES + problem.staging_slack
+    return expected * BEAT_BYTES + rated.problem.staging_slack
 
 
 def _table_plans(
@@ -534,8 +554,12 @@ def _shifts(
             for tier, first, last in unit.segments:
                 beats = table.row_beats if tier != "onchip" else 1
                 rates = table.rates
-                by_residue = rates.residue_sums(rates.rates, first, last, unit.of * cores)
-                loads += beats * by_residue[unit.residue :: unit.of][:cores]
+                wide = unit.of * cores
+                for slot in range(cores):
+                    residue = unit.residue + unit.of * slot
+                    loads[slot] += beats * rates.residue_sum(
+                        rates.rates, first, last, wide, residue
+                    )
         uneven.append((-float(loads.max() - loads.min()), number, loads))
     total = np.zeros(cores)
     shifts: dict[int, int] = {}

@@ -41,6 +41,9 @@ Tier = Literal["onchip", "tt", "dram", "ssd"]
 TIERS: tuple[Tier, ...] = ("onchip", "tt", "dram", "ssd")
 """Fastest first."""
 
+MARGIN = 2e-4
+"""Share of a device's memory that is left free for whole rows and whole beats."""
+
 WHOLE: tuple[Tier, ...] = ("onchip", "dram")
 """Tiers of replicated tables."""
 
@@ -50,13 +53,15 @@ class Pooled:
     """A problem as the model sees it: its intervals, and how far they may be trusted.
 
     ``intervals[g]`` are those of group ``g``, hottest first. With ``optimistic`` whatever whole
-    devices and whole rows cost beyond the sums is left out, so that no plan does better.
+    devices and whole rows cost beyond the sums is left out, so that no plan does better. ``reserve``
+    bytes of each memory core's room for rows on chip are left free for uneven stripes.
     """
 
     problem: Problem
     groups: Sequence[Group]
     intervals: Sequence[Sequence[Interval]]
     optimistic: bool = False
+    reserve: float = 0.0
 
     @cached_property
     def flat(self) -> list[tuple[int, Interval]]:
@@ -222,7 +227,7 @@ def add_variables(m: pyo.ConcreteModel, pooled: Pooled, *, integral: bool) -> No
     )
     m.computed = pyo.Var(m.P, bounds=(0, 1))
     m.share = pyo.Var(m.S, bounds=(0, 1))
-    m.whole = pyo.Var(m.W, bounds=(0, 1))
+    m.whole = pyo.Var(m.W, domain=yes)
     m.tt = pyo.Var(m.C, domain=yes)
     m.staging = pyo.Var(m.K, domain=yes)
     m.ring = pyo.Var(m.K, domain=pyo.NonNegativeReals)
@@ -368,11 +373,18 @@ def add_bytes(m: pyo.ConcreteModel, pooled: Pooled) -> None:
 
 
 def _fixed_bytes(pooled: Pooled, k: int, p: int, r: str) -> float:
-    pattern = pooled.problem.classes[k].patterns[p]
-    if r != "dram_bytes":
-        return 0.0
-    waste = 0.0 if pooled.optimistic else costs.waste_bytes(pooled.problem, pattern.memory)
-    return pattern.weight_bytes + waste
+    """Bytes of a device that rows and rings cannot have: weights, alignment, what placing needs."""
+    problem = pooled.problem
+    pattern = problem.classes[k].patterns[p]
+    fixed = pattern.weight_bytes if r == "dram_bytes" else 0.0
+    if pooled.optimistic:
+        return fixed
+    fixed += MARGIN * pattern.capacity[r]
+    if r == "dram_bytes":
+        fixed += costs.waste_bytes(problem, pattern.memory)
+    elif r == "onchip_bytes":
+        fixed += min(pooled.reserve * pattern.memory, pattern.capacity[r] / 2)
+    return fixed
 
 
 def add_copies(m: pyo.ConcreteModel, pooled: Pooled) -> None:
@@ -539,8 +551,10 @@ FAMILIES: tuple[Callable[[pyo.ConcreteModel, Pooled], None], ...] = (
 """Every family of constraints; :func:`build_model` adds them in this order."""
 
 
-def energy(m: pyo.ConcreteModel, pooled: Pooled, seconds: float) -> object:
-    """Joules per sample at ``seconds`` per sample, as an expression."""
+def energy(
+    m: pyo.ConcreteModel, pooled: Pooled, seconds: float, *, scale: float = 1.0
+) -> object:
+    """Joules per sample at ``seconds`` per sample, times ``scale``, as an expression."""
     problem = pooled.problem
     factors: list[float] = []
     variables: list[object] = []
@@ -572,7 +586,11 @@ def energy(m: pyo.ConcreteModel, pooled: Pooled, seconds: float) -> object:
         joules = interval.lookups * costs.lookup_joules(budget, group.row, s)
         factors.append(joules - table.bags * costs.partial_joules(table, budget))
         variables.append(m.whole[g, s])
-    return LinearExpression(linear_coefs=factors, linear_vars=variables, constant=constant)
+    return LinearExpression(
+        linear_coefs=[scale * f for f in factors],
+        linear_vars=variables,
+        constant=scale * constant,
+    )
 
 
 def devices(m: pyo.ConcreteModel, pooled: Pooled) -> object:

@@ -115,18 +115,6 @@ class RateCurve:
         sums = np.concatenate([[0.0], np.cumsum(per_rank * self.widths)])
         return np.diff(sums[np.searchsorted(self.edges, corners)])
 
-    def residue_sums(self, per_rank: Floats, first: int, last: int, of: int) -> Floats:
-        """Sum ``per_rank`` over ranks ``[first, last)`` by rank modulo ``of``, ``(of,)``."""
-        inside = self.edges.clip(first, last)
-        pieces = np.flatnonzero(np.diff(inside))
-        residues = np.arange(of)
-        # ranks below an edge that have each residue
-        below = -((residues - inside[np.append(pieces, pieces[-1] + 1)][:, None]) // of) if len(
-            pieces
-        ) else np.zeros((1, of), np.int64)
-        sums: Floats = per_rank[pieces] @ np.diff(below, axis=0)
-        return sums
-
     def residue_sum(
         self, per_rank: Floats, first: int, last: int, of: int, residue: int
     ) -> float:

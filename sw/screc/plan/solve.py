@@ -20,6 +20,7 @@ from screc.plan.pool import Pooled, Tier, build_model
 from screc.plan.problem import Problem
 from screc.plan.schema import Plan
 from screc.plan.solver import Solver
+from screc_hw.protocol import BEAT_BYTES
 
 Progress = Callable[[str], None]
 """Told in a few words what is being done."""
@@ -28,8 +29,11 @@ LP_TOLERANCE = 1e-4
 MIP_TOLERANCE = 5e-4
 """Relative width at which a bisection ends."""
 
-LONGEST = 1e3
-"""Seconds per sample: what is not feasible at that is so for want of room, not of time."""
+LONGEST = 10.0
+"""Seconds per sample: no plan is looked for that is slower."""
+
+MICRO = 1e6
+"""Energies are in microjoules in the model, so that its costs are near 1."""
 
 ROUNDS = 4
 """Refinements of the intervals at most; two are usual."""
@@ -57,6 +61,7 @@ class _Model:
         *,
         integral: bool = True,
         optimistic: bool = False,
+        reserve: float = 0.0,
     ) -> _Model:
         intervals: list[list[Interval]] = []
         for group, edges in zip(groups, cuts, strict=True):
@@ -67,7 +72,7 @@ class _Model:
                 else:
                     parts.append(group.interval(int(first), int(last)))
             intervals.append(parts)
-        pooled = Pooled(problem, groups, intervals, optimistic)
+        pooled = Pooled(problem, groups, intervals, optimistic, reserve)
         m = build_model(pooled, integral=integral)
         m.over.fix(0.0)
         return cls(pooled, m)
@@ -78,7 +83,7 @@ class _Model:
         if hasattr(self.m, "goal"):
             self.m.del_component(self.m.goal)
         expression = {
-            "energy": lambda: pool.energy(self.m, self.pooled, seconds),
+            "energy": lambda: pool.energy(self.m, self.pooled, seconds, scale=MICRO),
             "devices": lambda: pool.devices(self.m, self.pooled),
         }[objective]()
         self.m.goal = pyo.Objective(expr=expression)
@@ -112,6 +117,7 @@ class _Search:
         self.solver = solver
         self.progress = progress
         self.groups = make_groups(problem)
+        self.reserve = 4.0 * BEAT_BYTES * max(8, -(-len(problem.tables) // problem.devices))
         self.cuts = [
             group.coarse() if len(group.tables) > 1 or len(self.groups) < 8 else group.coarse(16)
             for group in self.groups
@@ -138,6 +144,9 @@ class _Search:
             if not self._solve(model, seconds, "energy"):
                 continue
             found = self._placed(model, seconds)
+            if found is None:
+                self.reserve *= 2
+                model = self._model()
             if found is not None and (plan is None or found.value < plan.value):
                 plan = found
             if plan is not None and plan.value <= seconds * (1 + MIP_TOLERANCE):
@@ -160,16 +169,20 @@ class _Search:
         for _ in range(ROUNDS):
             model = self._model(integral=False)
             if least is None:
-                self._require(model)
+                self._require()
             least = self._least_time(model, lower=0.0, guess=least, tolerance=LP_TOLERANCE)
             if self._refine(model):
                 break
         assert least is not None  # ROUNDS is at least 1
         return least
 
-    def _require(self, model: _Model) -> None:
+    def _require(self) -> None:
         """Raise if there is no plan however long a sample takes."""
-        if not self._solve(model, LONGEST, "energy"):
+        model = self._model(integral=False)
+        model.m.capacity.deactivate()
+        model.m.sample_time.deactivate()
+        model.aim(1.0, "energy")
+        if not self.solver.solve(model.m).feasible:
             from screc.plan.explain import explain
 
             raise explain(self.problem, solver=self.solver.name)
@@ -271,7 +284,10 @@ class _Search:
                 count = round(sum(v.value for v in model.m.devices.values()))
                 self._spend(model, required * (1 - slack), count)
             found = self._placed(model, required * (1 - slack))
-            if found is not None and found.seconds <= required * (1 + 1e-9):
+            if found is None:
+                self.reserve *= 2
+                model = self._model()
+            elif found.seconds <= required * (1 + 1e-9):
                 plan = found
                 break
         if plan is None:
@@ -299,6 +315,8 @@ class _Search:
         model.aim(required, self.problem.objective)
         outcome = self.solver.solve(model.m)
         bound = outcome.bound
+        if self.problem.objective == "energy":
+            bound /= MICRO
         if self.problem.objective == "devices":
             bound = float(math.ceil(bound - 1e-6))
         alone = self._one_device(required)
@@ -318,14 +336,20 @@ class _Search:
             model.aim(required, problem.objective)
             outcome = self.solver.solve(model.m)
             if outcome.feasible:
-                best = outcome.bound if best is None else min(best, outcome.bound)
+                found = outcome.bound / (MICRO if problem.objective == "energy" else 1)
+                best = found if best is None else min(best, found)
         return best
 
     # --- shared ---
 
     def _model(self, *, integral: bool = True, optimistic: bool = False) -> _Model:
         return _Model.make(
-            self.problem, self.groups, self.cuts, integral=integral, optimistic=optimistic
+            self.problem,
+            self.groups,
+            self.cuts,
+            integral=integral,
+            optimistic=optimistic,
+            reserve=self.reserve,
         )
 
     def _solve(self, model: _Model, seconds: float, objective: str) -> bool:
@@ -447,4 +471,6 @@ def decide(pooled: Pooled, m: pyo.ConcreteModel) -> Decision:
         [m.computed[k, p].value or 0.0 for p in range(len(klass.patterns))]
         for k, klass in enumerate(problem.classes)
     ]
-    return Decision(patterns=patterns, samples=samples, whole=whole, rows=rows)
+    return Decision(
+        patterns=patterns, samples=samples, whole=whole, rows=rows, reserve=pooled.reserve
+    )
