@@ -71,9 +71,15 @@ def cli() -> None:
     """From a DLRM and its access log to a verified FPGA accelerator."""
 
 
+_compare_option = click.option(
+    "--compare", is_flag=True, help="Also score baselines, and the planner with fewer choices."
+)
+
+
 def _add_step(name: str, target: str, text: str) -> None:
     @cli.command(name, help=text)
     @_flow_options
+    @(_compare_option if name == "plan" else lambda function: function)
     def command(
         config: Path,
         output: Path | None,
@@ -82,6 +88,7 @@ def _add_step(name: str, target: str, text: str) -> None:
         as_json: bool,
         verbose: int,
         quiet: bool,
+        compare: bool = False,
     ) -> None:
         from rich.markup import escape
 
@@ -98,8 +105,15 @@ def _add_step(name: str, target: str, text: str) -> None:
         ctx = flow.Context.create(loaded, out, -1 if quiet else verbose)
         steps = [step.name for step in flow.order(target)] if name == "run" else [target]
         flow.run(ctx, target, force=steps if force else ())
+        rows: list[dict[str, Any]] = []
+        if compare:
+            from screc.plan.compare import compare_plan
+
+            rows = compare_plan(ctx)
         if as_json:
-            emit_json(flow.result(ctx, target))
+            emit_json(flow.result(ctx, target) | ({"compare": rows} if compare else {}))
+        elif compare:
+            _print_table("plan and baselines", tuple(rows[0]), rows)
         elif target == "report":
             ctx.log(f"report: {escape(str(out / 'report.html'))}")
 

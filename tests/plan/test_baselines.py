@@ -593,3 +593,48 @@ def test_only_is_for_the_plan_bench():
         CliRunner().invoke(
             cli, ["bench", "encode", "--only", "rm1"], standalone_mode=False, catch_exceptions=False
         )
+
+
+# --- screc plan --compare ---
+
+
+@pytest.fixture
+def compared(monkeypatch, tmp_path, scored):
+    """A configuration whose plan step is replaced; returns its path."""
+    from screc import flow
+    from screc.plan import compare as comparison
+    from screc.starter import write_starter
+
+    problem = problem_of(CURVES)
+    monkeypatch.setattr(flow, "run", lambda ctx, target, force: None)
+    monkeypatch.setattr(flow, "result", lambda ctx, target: {"value": 1.0})
+    monkeypatch.setattr(comparison, "read_plan", lambda path: plan_of(1.0))
+    monkeypatch.setattr(comparison, "read_stats", lambda path: None)
+    monkeypatch.setattr(comparison, "make_problem", lambda *inputs: problem)
+    write_starter(tmp_path / "new")
+    return tmp_path / "new" / "config.toml"
+
+
+def test_compare_adds_rows_to_the_plan(compared):
+    found = CliRunner().invoke(
+        cli, ["plan", str(compared), "--compare", "--json"], standalone_mode=False
+    )
+    assert found.exception is None
+    data = json.loads(found.stdout)
+    assert data["value"] == 1.0
+    assert [row["name"] for row in data["compare"]] == ["plan", *baselines.names()]
+    assert {"value", "factor", "reason", "note"} <= data["compare"][0].keys()
+
+
+def test_compare_prints_a_table(compared):
+    found = CliRunner().invoke(cli, ["plan", str(compared), "--compare"], standalone_mode=False)
+    assert found.exception is None
+    assert "greedy_size_lookups" in found.stdout
+    assert "without_onchip" in found.stdout
+
+
+def test_without_compare_there_is_none(compared):
+    found = CliRunner().invoke(cli, ["plan", str(compared), "--json"], standalone_mode=False)
+    assert json.loads(found.stdout) == {"value": 1.0}
+    other = CliRunner().invoke(cli, ["compile", str(compared), "--compare"])
+    assert "No such option" in other.output
