@@ -609,8 +609,7 @@ def compared(monkeypatch, tmp_path, scored):
     monkeypatch.setattr(flow, "run", lambda ctx, target, force: None)
     monkeypatch.setattr(flow, "result", lambda ctx, target: {"value": 1.0})
     monkeypatch.setattr(comparison, "read_plan", lambda path: plan_of(1.0))
-    monkeypatch.setattr(comparison, "read_stats", lambda path: None)
-    monkeypatch.setattr(comparison, "make_problem", lambda *inputs: problem)
+    monkeypatch.setattr(comparison, "_problem", lambda ctx: problem)
     write_starter(tmp_path / "new")
     return tmp_path / "new" / "config.toml"
 
