@@ -13,7 +13,7 @@ import pyomo.environ as pyo
 
 from screc.errors import CheckError, PlanError, PlanErrorKind
 from screc.plan import pool
-from screc.plan.check import Checked, check
+from screc.plan.check import Checked, check, measure
 from screc.plan.groups import Group, Interval, Ints, make_groups
 from screc.plan.place import Decision, place
 from screc.plan.pool import Pooled, Tier, build_model
@@ -393,7 +393,7 @@ class _Search:
         decision = decide(model.pooled, model.m)
         try:
             plan = place(self.problem, decision, seconds)
-            checked: Checked = check(plan, self.problem)
+            checked: Checked = measure(plan, self.problem)
         except (PlanError, CheckError) as error:
             self.progress(f"not placed: {error}")
             return None
