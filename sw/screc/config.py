@@ -16,7 +16,15 @@ from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator,
 from screc.config_validation import PLAIN, TABLE, Record, nearest, read_toml, tagged, validate
 from screc.devices import DeviceConfig
 from screc.errors import ConfigError
-from screc.models import ModelFile, preset_model, preset_names, read_model, to_shape, unsupported
+from screc.models import (
+    ModelFile,
+    planned_only,
+    preset_model,
+    preset_names,
+    read_model,
+    to_shape,
+    unsupported,
+)
 from screc_hw.compute.params import COLUMNS, MAX_ROWS, MIN_ROWS
 from screc_hw.device.params import max_compute, max_memory
 from screc_hw.model import ModelShape
@@ -250,8 +258,8 @@ class PlanConfig(Record):
     """Relative distance to the proven bound at which the solver may stop."""
     time_limit_s: float = Field(default=60.0, gt=0)
     """Longest time that the solver may take, in seconds."""
-    solver: Literal["highs"] = "highs"
-    """The MIP solver."""
+    solver: str = Field(default="highs", min_length=1)
+    """The MIP solver: ``highs``, or another one that Pyomo knows and that is installed."""
     intervals: int = Field(default=50, ge=1, le=1000)
     """Intervals of a table's coverage curve."""
     split: bool = True
@@ -439,7 +447,7 @@ def model_shape(config: Config) -> ModelShape:
 
 
 def check_supported(config: Config, model: ModelFile) -> None:
-    """Refuse what the formats hold but the tool cannot do yet.
+    """Refuse what the formats hold but no part of the tool can do yet.
 
     Raises
     ------
@@ -452,6 +460,20 @@ def check_supported(config: Config, model: ModelFile) -> None:
     if config.log.kind == "libsvm":
         raise ConfigError(
             '"libsvm" is not read yet; use "csv", "npz" or "parquet"', field="log.format"
+        )
+
+
+def check_built(config: Config) -> None:
+    """Refuse what can be planned, but has no hardware yet; errors as :func:`check_supported`."""
+    where = config.model.file or config.model.preset
+    for field, reason in planned_only(model_file(config)):
+        raise ConfigError(reason, path=where, field=field)
+    count = sum(device.count for device in config.device)
+    if count > 1:
+        raise ConfigError(
+            f"{count} devices can be planned for (`screc plan`); hardware and images are made for "
+            "one so far: one [[device]] with count = 1",
+            field="device",
         )
 
 

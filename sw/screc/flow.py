@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from screc import files
-from screc.config import Config, dump_config, model_shape
+from screc.config import Config, check_built, dump_config, model_file, model_shape
 from screc.errors import CheckError, ToolchainError
 from screc_hw.model import ModelShape
 
@@ -44,6 +44,11 @@ class Bar:
         """Count ``count`` units as done."""
         if self._progress is not None:
             self._progress.advance(self._task, count)
+
+    def describe(self, text: str) -> None:
+        """Say what is being done."""
+        if self._progress is not None:
+            self._progress.update(self._task, description=text)
 
     def update(self, *, completed: float | None = None, total: float | None = None) -> None:
         """Set the units done, or correct the total."""
@@ -164,7 +169,8 @@ STEPS: dict[str, Step] = {
             inputs=lambda ctx: [
                 ctx.config.plan.model_dump(mode="json"),
                 [device.model_dump(mode="json") for device in ctx.config.device],
-                dataclasses.asdict(ctx.shape),
+                model_file(ctx.config).model_dump(mode="json"),
+                [files.fingerprint(p) for p in (ctx.out / "tt.parquet",) if p.exists()],
                 files.fingerprint(ctx.out / "stats.parquet"),
             ],
             result="plan.json",
@@ -294,6 +300,8 @@ def run(ctx: Context, target: str, *, force: Collection[str] = ()) -> None:
         If the simulator is missing and needed; nothing has been run then.
     """
     steps = order(target)
+    if any(STEPS[name] in steps for name in ("compile", "generate")):
+        check_built(ctx.config)
     if STEPS["simulate"] in steps:
         _check_simulator(ctx.config.simulate.simulator)
     failed: CheckError | None = None
