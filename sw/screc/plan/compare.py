@@ -30,4 +30,4 @@ def compare_plan(ctx: Context) -> list[dict[str, Any]]:
 def _problem(ctx: Context) -> Problem:
     from screc.plan.step import make_problem  # it brings the solver, which takes half a second
 
-    return make_problem(ctx.config, ctx.shape, read_stats(ctx.out / "stats.parquet"))
+    return make_problem(ctx.config, read_stats(ctx.out / "stats.parquet"), ctx.out)

@@ -34,7 +34,6 @@ from screc.plan.budget import Budget
 from screc.plan.catalogue import Catalogue, Pins, enumerate_patterns
 from screc.plan.problem import DeviceClass, Objective, Problem, TableDemand
 from screc.plan.rates import RateCurve
-from screc_hw.protocol import BEAT_BYTES
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -46,9 +45,6 @@ PIECES = 200
 
 REUSE_PIECES = 8
 """Pieces that a bin of a reuse histogram is cut into."""
-
-URAM_BYTES, BRAM_BYTES = 32 << 10, 4 << 10
-"""Row bytes that a URAM288 and a RAMB36 hold."""
 
 
 class _Source(Record):
@@ -243,22 +239,22 @@ def problem_of(instance: Instance, pins: Pins | None = None) -> Problem:
     PlanError
         If no pattern of cores fits a device.
     """
+    from screc.plan.step import onchip_beats  # it brings the solver, which takes half a second
+
     model = model_of(instance)
     shape, compute_shape = planning_shapes(model)
     tables = tables_of(instance)
     catalogue = Catalogue(shape, compute_shape, instance.batch)
     devices = sum(device.count for device in instance.device)
-    beats = sum(table.shape.rows * table.row_beats for table in tables)
     classes = []
     for device in instance.device:
         budget = Budget(resolve_device(device))
-        room = budget.limits["uram"] * URAM_BYTES + budget.limits["bram36"] * BRAM_BYTES
         patterns = enumerate_patterns(
             catalogue,
             budget,
             pins or Pins(),
             alone=devices == 1,
-            onchip_beats=min(beats, int(room / BEAT_BYTES)),
+            onchip_beats=onchip_beats(tables),
         )
         classes.append(DeviceClass(budget, device.count, patterns))
     return Problem(
