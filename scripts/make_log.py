@@ -26,7 +26,7 @@ CHUNK_ROWS = 1 << 18
 
 
 def draw(rows: Sequence[int], chunk: int, count: int, *, zipf: float, seed: int) -> pl.DataFrame:
-    """Draw ``count`` samples of chunk ``chunk``: one UInt32 column per table, of ids below its rows."""
+    """Draw ``count`` samples of a chunk: a UInt32 column per table, of ids below its rows."""
 
     def column(table: int) -> pl.Series:
         rng = np.random.default_rng((seed, chunk, table))
@@ -86,6 +86,7 @@ def write_folder(folder: Path, samples: int, *, zipf: float, seed: int) -> None:
 
 
 def main() -> None:
+    """Read the command line and write the folder."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("folder", type=Path, help="where the log and its configuration go")
     parser.add_argument("--rows", type=int, default=20_000_000, help="samples of the log")

@@ -420,7 +420,7 @@ def write_stats(path: Path, stats: Sequence[TableStats]) -> None:
     columns: dict[str, list[Any]] = {name: [] for name in SCHEMA}
     for table in stats:
         for name, column in columns.items():
-            value = FORMAT_VERSION if name == "version" else getattr(table, name)
+            value: Any = FORMAT_VERSION if name == "version" else getattr(table, name)
             if name in _ARRAYS:
                 value = pl.Series(value, dtype=pl.Int64)
             elif isinstance(value, tuple):

@@ -9,7 +9,7 @@ import numpy as np
 
 from screc.analyze import sketch
 from screc.analyze.drift import find_drift
-from screc.analyze.leaves import BagTally, Leaf, Tally, Window
+from screc.analyze.leaves import BagTally, Leaf, Tally
 from screc.analyze.reuse import Ranks, batch_reuse, windows
 from screc.analyze.runners import Here, Runner
 from screc.analyze.sources import (
@@ -319,6 +319,3 @@ def _by_rank(hot: Ints, ids: Ints, counts: Ints, rows: int) -> Ints:
     place = ids - np.searchsorted(hot, ids)
     np.add.at(found, place * UNSEEN_RANGES // max(rows - len(hot), 1), counts)
     return found
-
-
-__all__ = ["EXACT_ROWS", "UNSEEN_RANGES", "Window", "analyze"]

@@ -16,7 +16,7 @@ from screc.analyze.sources import Ints
 from screc.stats import Drift
 
 SIGNIFICANCE = 1e-6
-"""Probability by chance below which a difference is one: a table in a million is flagged wrongly."""
+"""Probability by chance below which a difference is one: one table in a million is flagged so."""
 
 SHARE = 0.02
 """Share of the lookups that a difference must reach to be flagged: in a log of millions the least

@@ -80,9 +80,7 @@ def batch_reuse(
     p3 = prefix_rows(table.rows) or 1
     result = []
     for size in BATCHES:
-        firsts = list(
-            itertools.chain.from_iterable(range(a, b - size + 1, size) for a, b in found)
-        )
+        firsts = list(itertools.chain.from_iterable(range(a, b - size + 1, size) for a, b in found))
         if not firsts:
             continue
         batch = np.searchsorted(firsts, samples, side="right") - 1

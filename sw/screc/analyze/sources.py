@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -92,8 +93,7 @@ class BatchSource:
         for part, (start, stop) in enumerate(self.parts):
             cuts = np.linspace(start, stop, min(pieces, stop - start) + 1).astype(int).tolist()
             found += [
-                Span(part, tuple(tables), low, high)
-                for low, high in zip(cuts[:-1], cuts[1:], strict=True)
+                Span(part, tuple(tables), low, high) for low, high in itertools.pairwise(cuts)
             ]
         return found
 

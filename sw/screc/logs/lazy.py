@@ -112,9 +112,8 @@ class LazyIds:
             raise UnreadableError(f"{path}: {name}: {error}") from error
 
 
-def _row(values: pl.Expr, dtype: pl.DataType | type[pl.DataType], rows: int) -> pl.Expr:
+def _row(values: pl.Expr, dtype: object, rows: int) -> pl.Expr:
     """Row of a value: itself modulo ``rows``; a missing one is row 0, a negative one an error."""
     unsigned = pl.UInt32 if dtype == pl.UInt32 else pl.UInt64
     taken = values.cast(unsigned) % pl.lit(rows, dtype=unsigned)
     return taken.fill_null(0).cast(pl.Int64)
-
