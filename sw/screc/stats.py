@@ -299,7 +299,10 @@ class TableStats:
         """Share of the lookups on ids behind the hot ones that the ranks below ``rows`` have."""
         if rows <= self.hot:
             return 0.0
-        share = (rows - self.hot) / (self.rows - self.hot)
+        return self._spread((rows - self.hot) / (self.rows - self.hot))
+
+    def _spread(self, share: float) -> float:
+        """Share of those lookups that the first ``share`` of the ids behind has."""
         total = int(self.unseen_by_rank.sum())
         if not total or not self.holdout_lookups:
             return share
@@ -318,11 +321,9 @@ class TableStats:
         if not len(self.rest_counts) or rows <= self.hot or not self.holdout_lookups:
             return self.coverage(rows)
         ends, sums = self._rest_curve(self.rest_holdout, float(self.rest_holdout.sum()))
-        seen = self.unseen_lookups - new
         covered = float(self._holdout_covered[-1]) + float(np.interp(rows - self.hot, ends, sums))
-        unranked = max(self.rows - self.distinct, 1)
-        covered += new * max(rows - self.distinct, 0) / unranked
-        return min(covered, self._holdout_covered[-1] + seen + new) / self.holdout_lookups
+        unseen = max(rows - self.distinct, 0) / max(self.rows - self.distinct, 1)
+        return (covered + new * self._spread(unseen)) / self.holdout_lookups
 
     @cached_property
     def p3(self) -> int | None:

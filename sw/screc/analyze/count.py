@@ -213,7 +213,7 @@ class _Analysis:
         listing = sketch.Listing(counters, self._exact_rows)
         sample = sketch.DistinctSample()
         lookups = [0, 0]
-        ids, counts = np.empty(0, np.int64), np.empty(0, np.int64)
+        found: tuple[Ints, Ints, int] | None = None
         later, by_rank = np.empty(0, np.int64), np.zeros(UNSEEN_RANGES, np.int64)
         for leaf in self._leaves(table):
             lookups[leaf.part] += int(leaf.counts.sum())
@@ -221,15 +221,15 @@ class _Analysis:
             if leaf.part == PROFILE:
                 listing.add(leaf.ids, leaf.counts)
                 continue
-            if not len(later):  # the profile part is over
-                ids, counts = listing.result()
-                later = np.zeros(len(ids), np.int64)
+            if found is None:  # the profile part is over
+                found = listing.result()
+                later = np.zeros(len(found[0]), np.int64)
+            ids = found[0]
             seen = _positions(ids, leaf.ids)
             later[seen[seen >= 0]] += leaf.counts[seen >= 0]
             by_rank += _by_rank(ids, leaf.ids[seen < 0], leaf.counts[seen < 0], rows)
-        if not len(later):
-            ids, counts = listing.result()
-            later = np.zeros(len(ids), np.int64)
+        ids, counts, listed_above = found or listing.result()
+        later = later if found else np.zeros(len(ids), np.int64)
         order = np.argsort(-counts, kind="stable")
         sampled, profile, holdout = sample.result()
         listed = _positions(ids, sampled) >= 0
@@ -253,13 +253,13 @@ class _Analysis:
                 counts=(counts, later),
                 sampled=(profile, holdout),
                 # in the profile part such ids are above the listing's bar, but for chance
-                at_least=_at_least(listing.listed_above, lookups),
+                at_least=_at_least(listed_above, lookups),
             ),
             sketch=Sketch(
                 name=sketch.NAME,
                 width=counters.width,
                 depth=sketch.DEPTH,
-                listed_above=listing.listed_above,
+                listed_above=listed_above,
                 level=sample.level,
                 sampled=len(sampled),
             ),

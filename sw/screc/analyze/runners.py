@@ -128,7 +128,7 @@ def open_runner(workers: int | None, scheduler: str | None) -> Iterator[Runner]:
                     n_workers=workers,
                     threads_per_worker=1,
                     memory_limit=0,
-                    dashboard_address=None,
+                    dashboard_address=":0",  # any free port
                 )
             )
             client = stack.enter_context(Client(cluster))

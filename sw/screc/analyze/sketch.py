@@ -25,11 +25,15 @@ from screc.stats import IdCounter
 
 NAME = "count-min + distinct sample"
 
-DEPTH = 4
+DEPTH = 3
 """Rows of a Count-Min sketch."""
 
 WIDTH_PER_ROW = 2
-"""Counters of each of those per listed id, at least; the width is a power of two."""
+MIN_WIDTH = 1 << 20
+"""Counters of each of those, per listed id and at least; the width is a power of two."""
+
+CANDIDATES = 2
+"""Ids that are counted exactly, for each one that is listed: the estimates order them roughly."""
 
 SAMPLED = 1 << 18
 """Ids that a distinct sample has at most: shares of the rest are then off by 1 / sqrt(this)."""
@@ -57,7 +61,7 @@ class CountMin:
     """
 
     def __init__(self, listed: int, lookups: int) -> None:
-        self._bits = max((WIDTH_PER_ROW * listed - 1).bit_length(), 4)
+        self._bits = (max(WIDTH_PER_ROW * listed, MIN_WIDTH) - 1).bit_length()
         dtype = np.uint32 if lookups < 1 << 32 else np.uint64
         self._counters = np.zeros((DEPTH, 1 << self._bits), dtype)
 
@@ -81,53 +85,53 @@ class CountMin:
 
 
 class Listing:
-    """Exact counts of the ids that have the highest estimates, ``limit`` at most.
+    """The ids with the highest counts, ``limit`` at most, of those with the highest estimates.
 
-    Which ids those are does not depend on the order in which they come: the bar only rises, and
-    never above where the ids of the whole log put it.
+    :data:`CANDIDATES` times ``limit`` ids, by their estimates, are counted exactly. Which ids those
+    are does not depend on the order in which they come: the bar only rises, and never above where
+    the ids of the whole log put it.
     """
 
     def __init__(self, sketch: CountMin, limit: int) -> None:
         self._sketch = sketch
         self._limit = limit
-        self._bar = (0, np.uint64(0))
+        self._candidates = CANDIDATES * limit
+        self._bar = (0, 0)
         self._found = IdCounter()
-
-    @property
-    def listed_above(self) -> int:
-        """Every id with more lookups than this is listed."""
-        return self._bar[0]
 
     def add(self, ids: Ints, counts: Ints) -> None:
         """Add ids and their counts."""
-        kept = self._above(*self._keys(ids))
+        kept = self._above(ids, self._sketch.estimate(ids))
         self._found.add(ids[kept], counts[kept])
-        if self._found.distinct > self._limit:
+        if self._found.distinct > self._candidates:
             self._raise()
 
-    def result(self) -> tuple[Ints, Ints]:
-        """Return the listed ids, ascending, and their counts."""
-        if len(self._found.result()[0]) > self._limit:
+    def result(self) -> tuple[Ints, Ints, int]:
+        """Return the listed ids, ascending, their counts, and a bound: ids above it are listed."""
+        if len(self._found.result()[0]) > self._candidates:
             self._raise()
-        return self._found.result()
+        ids, counts = self._found.result()
+        if len(ids) <= self._limit:
+            return ids, counts, self._bar[0]
+        listed = np.argsort(-counts, kind="stable")[: self._limit]
+        lowest = int(counts[listed[-1]])
+        listed.sort()
+        return ids[listed], counts[listed], max(self._bar[0], lowest)
 
-    def _keys(self, ids: Ints) -> tuple[Ints, Words]:
-        """Estimates, and hashes that tell equal estimates apart."""
-        return self._sketch.estimate(ids), hash_ids(ids, DEPTH)
-
-    def _above(self, estimates: Ints, hashes: Words) -> NDArray[np.bool_]:
-        estimate, tie = self._bar
-        above: NDArray[np.bool_] = (estimates > estimate) | (
-            (estimates == estimate) & (hashes > tie)
+    def _above(self, ids: Ints, estimates: Ints) -> NDArray[np.bool_]:
+        # equal estimates are told apart by id, as equal counts are in the row order
+        lowest, first_out = self._bar
+        above: NDArray[np.bool_] = (estimates > lowest) | (
+            (estimates == lowest) & (ids < first_out)
         )
         return above
 
     def _raise(self) -> None:
         ids, counts = self._found.result()
-        estimates, hashes = self._keys(ids)
-        first = np.lexsort((hashes, estimates))[len(ids) - self._limit - 1]
-        self._bar = (int(estimates[first]), hashes[first])
-        kept = self._above(estimates, hashes)
+        estimates = self._sketch.estimate(ids)
+        out = np.lexsort((-ids, estimates))[len(ids) - self._candidates - 1]
+        self._bar = (int(estimates[out]), int(ids[out]))
+        kept = self._above(ids, estimates)
         self._found = IdCounter()
         self._found.add(ids[kept], counts[kept])
 
@@ -155,7 +159,7 @@ class DistinctSample:
     def _sampled(self, ids: Ints) -> NDArray[np.bool_]:
         if not self.level:
             return np.ones(len(ids), np.bool_)
-        kept: NDArray[np.bool_] = hash_ids(ids, DEPTH + 1) >> np.uint64(64 - self.level) == 0
+        kept: NDArray[np.bool_] = hash_ids(ids, DEPTH) >> np.uint64(64 - self.level) == 0
         return kept
 
     def _thin(self) -> None:
