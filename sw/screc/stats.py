@@ -30,6 +30,10 @@ ICDF_STEPS = 100
 MERGE_AT = 1 << 20
 """Ids that a counter gathers before it sorts them."""
 
+UNSEEN_RANGES = 64
+UNSEEN_RANGES_PER_OCTAVE = 4
+"""Ranges of the ranks behind the hot ones that lookups are counted in."""
+
 PREFIXES = (128, 256, 512, 1024)
 """Counts of pinned TT prefixes that hits are told for."""
 
@@ -158,8 +162,8 @@ class TableStats:
     ``hot_ids`` int64 ``(hot,)``: ids of the profile part, most frequent first, equal ones by id:
     all of them, or with a ``sketch`` those that it found; ``hot_counts`` their lookups there,
     ``holdout_counts`` their lookups on the hold-out part. ``unseen_lookups`` are those of the
-    hold-out part on other ids; ``unseen_by_rank`` int64 ``(k,)`` the same by where those ids rank:
-    k equal ranges of the ranks behind the hot ones. ``unseen_rows`` are how many distinct ids the
+    hold-out part on other ids; ``unseen_by_rank`` int64 ``(k,)`` the same by where those ids rank,
+    between the edges of :func:`behind_edges`. ``unseen_rows`` are how many distinct ids the
     hold-out part has that the profile part has not, ``once`` ids that both parts together have
     once.
 
@@ -304,11 +308,11 @@ class TableStats:
     def _spread(self, share: float) -> float:
         """Share of those lookups that the first ``share`` of the ids behind has."""
         total = int(self.unseen_by_rank.sum())
-        if not total or not self.holdout_lookups:
+        if not total:
             return share
-        ranges = len(self.unseen_by_rank)
         covered = np.concatenate([[0], np.cumsum(self.unseen_by_rank)])
-        return float(np.interp(share * ranges, np.arange(ranges + 1), covered)) / total
+        behind = self.rows - self.hot
+        return float(np.interp(share * behind, behind_edges(behind), covered)) / total
 
     def ranked_coverage(self, rows: int) -> float:
         """Share of later lookups on the ``rows`` hottest rows if every row seen were ranked.
@@ -362,6 +366,16 @@ class TableStats:
             "sketch": None if self.sketch is None else dataclasses.asdict(self.sketch),
             "features": [dataclasses.asdict(feature) for feature in self.features],
         }
+
+
+def behind_edges(rows: int) -> Ints:
+    """Edges of the ranges that lookups on the ``rows`` ids behind the hot ones are counted in.
+
+    Where ids were given by popularity or by first appearance, lookups crowd behind the hot rows: so
+    four ranges to an octave, from 0 to ``rows``; int64 ``(65,)``, of small tables some are equal.
+    """
+    octaves = np.arange(1 - UNSEEN_RANGES, 1) / UNSEEN_RANGES_PER_OCTAVE
+    return np.concatenate([[0], np.ceil(rows * 2.0**octaves).astype(np.int64)])
 
 
 def prefix_rows(rows: int) -> int | None:

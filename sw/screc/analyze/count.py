@@ -24,14 +24,11 @@ from screc.analyze.sources import (
 )
 from screc.logs import Log
 from screc.logs.lazy import UnreadableError
-from screc.stats import FeatureStats, Sketch, TableStats
+from screc.stats import UNSEEN_RANGES, FeatureStats, Sketch, TableStats, behind_edges
 from screc_hw.model import ModelShape
 
 EXACT_ROWS = 20_000_000
 """Distinct rows of a table that are counted exactly, where nothing else is said."""
-
-UNSEEN_RANGES = 64
-"""Ranges of the ranks behind the hot ones that lookups are counted in."""
 
 Advance = Callable[[int], None]
 
@@ -317,5 +314,6 @@ def _by_rank(hot: Ints, ids: Ints, counts: Ints, rows: int) -> Ints:
     """
     found = np.zeros(UNSEEN_RANGES, np.int64)
     place = ids - np.searchsorted(hot, ids)
-    np.add.at(found, place * UNSEEN_RANGES // max(rows - len(hot), 1), counts)
+    ranges = np.searchsorted(behind_edges(rows - len(hot)), place, side="right") - 1
+    np.add.at(found, ranges, counts)
     return found

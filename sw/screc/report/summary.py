@@ -21,6 +21,7 @@ KINDS = {
     "samples_per_s": "projection: measured cycles at the target clock",
     "host_lookups_per_s": "measured on the machine that ran screc, one core",
     "resources": "estimate: no place-and-route is run here",
+    "drift": "measured: tables whose later lookups are not like those that the plan is made for",
     "plan_gap": "proven: distance of the plan's value to the solver's bound",
     "auc_float": "measured on the simulated samples",
     "auc_device": "measured on the simulated samples",
