@@ -1,5 +1,7 @@
 """What batches share, against sets of every batch, and against the planner's estimate."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -31,7 +33,7 @@ def test_windows(start, stop):
         assert found == [(start, stop)]
     else:
         assert [b - a for a, b in found] == [4096] * 4
-        assert all(a <= b for (_, a), (b, _) in zip(found, found[1:], strict=False))
+        assert all(a <= b for (_, a), (b, _) in itertools.pairwise(found))
 
 
 @pytest.mark.parametrize("dim", [16, 96, 8192])
@@ -61,7 +63,7 @@ def test_batches_against_sets(monkeypatch, dim, jagged):
         sets = []
         for a, b in found:
             for first in range(a, b - batch.samples + 1, batch.samples):
-                ids = sum((samples[i] for i in range(first, first + batch.samples)), [])
+                ids = list(itertools.chain(*map(samples.get, range(first, first + batch.samples))))
                 sets.append(ranks(np.array(ids, np.int64)).tolist())
         assert batch.batches == len(sets)
         assert batch.lookups == sum(map(len, sets))

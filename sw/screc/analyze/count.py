@@ -228,9 +228,9 @@ class _Analysis:
         ids, counts, listed_above = found or listing.result()
         later = later if found else np.zeros(len(ids), np.int64)
         order = np.argsort(-counts, kind="stable")
-        sampled, profile, holdout = sample.result()
+        level, sampled, profile, holdout = sample.result()
         listed = _positions(ids, sampled) >= 0
-        rest = _Rest(profile[~listed], holdout[~listed], 1 << sample.level)
+        rest = _Rest(profile[~listed], holdout[~listed], 1 << level)
         unseen = int(by_rank.sum())
         classes, rest_rows, rest_holdout = rest.classes(unseen)
         return dataclasses.replace(
@@ -257,7 +257,7 @@ class _Analysis:
                 width=counters.width,
                 depth=sketch.DEPTH,
                 listed_above=listed_above,
-                level=sample.level,
+                level=level,
                 sampled=len(sampled),
             ),
         )

@@ -141,7 +141,7 @@ class DistinctSample:
 
     def __init__(self, limit: int = SAMPLED) -> None:
         self._limit = limit
-        self.level = 0
+        self._level = 0
         self._found = (IdCounter(), IdCounter())
 
     def add(self, part: int, ids: Ints, counts: Ints) -> None:
@@ -151,21 +151,21 @@ class DistinctSample:
         if max(found.distinct for found in self._found) > self._limit:
             self._thin()
 
-    def result(self) -> tuple[Ints, Ints, Ints]:
-        """Return the sampled ids, ascending, and their counts in both parts."""
+    def result(self) -> tuple[int, Ints, Ints, Ints]:
+        """Return the level, the sampled ids, ascending, and their counts in both parts."""
         self._thin()
-        return self._joined()
+        return self._level, *self._joined()
 
     def _sampled(self, ids: Ints) -> NDArray[np.bool_]:
-        if not self.level:
+        if not self._level:
             return np.ones(len(ids), np.bool_)
-        kept: NDArray[np.bool_] = hash_ids(ids, DEPTH) >> np.uint64(64 - self.level) == 0
+        kept: NDArray[np.bool_] = hash_ids(ids, DEPTH) >> np.uint64(64 - self._level) == 0
         return kept
 
     def _thin(self) -> None:
         """Halve the sample until it is within its limit."""
         while len(self._joined()[0]) > self._limit:
-            self.level += 1
+            self._level += 1
             thinned = (IdCounter(), IdCounter())
             for before, after in zip(self._found, thinned, strict=True):
                 ids, counts = before.result()
