@@ -24,14 +24,14 @@ def run(ctx: Context) -> None:
     samples = log.profile().count() + log.holdout().count()
     with (
         open_runner(ctx.workers, ctx.scheduler) as runner,
-        ctx.progress("counting samples × tables", samples * len(ctx.shape.tables)) as bar,
+        ctx.progress("counting samples × tables", None) as bar,
     ):
         stats = analyze(
             log,
             ctx.shape,
             exact_rows=ctx.config.analyze.exact_rows,
             runner=runner,
-            advance=bar.advance,
+            bar=bar,
         )
     write_stats(ctx.out / "stats.parquet", stats)
     (ctx.out / TRIALS).unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from screc.analyze.sources import (
     Span,
     open_source,
 )
+from screc.flow import Bar
 from screc.logs import Log
 from screc.logs.lazy import UnreadableError
 from screc.stats import UNSEEN_RANGES, FeatureStats, Sketch, TableStats, behind_edges
@@ -29,8 +30,6 @@ from screc_hw.model import ModelShape
 
 EXACT_ROWS = 20_000_000
 """Distinct rows of a table that are counted exactly, where nothing else is said."""
-
-Advance = Callable[[int], None]
 
 
 def analyze(
@@ -40,7 +39,7 @@ def analyze(
     exact_rows: int = EXACT_ROWS,
     runner: Runner | None = None,
     source: IdSource | None = None,
-    advance: Advance = lambda count: None,
+    bar: Bar | None = None,
 ) -> list[TableStats]:
     """Count the profile and the hold-out part of a log.
 
@@ -56,9 +55,9 @@ def analyze(
         Where to count; absent: here.
     source
         The log's ids; absent: by the fastest way there is for its format.
-    advance
-        Told how many samples of how many tables (their product) have been counted since it was
-        last called.
+    bar
+        Told how many samples of how many tables (their product) have been counted, and when a
+        sketch needs more passes.
 
     Returns
     -------
@@ -68,27 +67,38 @@ def analyze(
     runner = runner or Here()
     found = source or open_source(log, shape)
     try:
-        return _Analysis(found, shape, exact_rows, runner, advance).run()
+        return _Analysis(found, shape, exact_rows, runner, bar).run()
     except UnreadableError:
         # the batch reader knows more kinds of values, and says what is wrong with others
-        return _Analysis(BatchSource(log, shape), shape, exact_rows, runner, advance).run()
+        return _Analysis(BatchSource(log, shape), shape, exact_rows, runner, bar).run()
 
 
 class _Analysis:
     """One analysis: what is known of every feature and table so far."""
 
     def __init__(
-        self, source: IdSource, shape: ModelShape, exact_rows: int, runner: Runner, advance: Advance
+        self,
+        source: IdSource,
+        shape: ModelShape,
+        exact_rows: int,
+        runner: Runner,
+        bar: Bar | None,
     ) -> None:
         self._source = source
         self._shape = shape
         self._exact_rows = exact_rows
         self._runner = runner
-        self._advance = advance
+        self._bar = bar or Bar(None, None)
         self._bags = [BagTally() for _ in shape.features]
         self._pieces: list[list[Piece]] = [[] for _ in shape.features]
         self._windows = windows(*source.parts[HOLDOUT])
         self._samples = tuple(stop - start for start, stop in source.parts)
+        self._total = 0
+        self._expect(sum(self._samples) * len(shape.tables))
+
+    def _expect(self, count: int) -> None:
+        self._total += count
+        self._bar.update(total=self._total)
 
     def run(self) -> list[TableStats]:
         tables = range(len(self._shape.tables))
@@ -116,7 +126,7 @@ class _Analysis:
             for table in span.tables:
                 if last[table] == i:
                     yield from self._whole(tallies, table)
-            self._advance((span.stop - span.start) * len(span.tables))
+            self._bar.advance((span.stop - span.start) * len(span.tables))
         for table in unread:
             yield from self._whole(tallies, table)
 
@@ -197,8 +207,10 @@ class _Analysis:
             for span in self._source.spans([table], self._runner.pieces)
             if part is None or span.part == part
         ]
-        for _, leaves, _ in self._runner(self._source, self._shape, spans):
+        self._expect(sum(span.stop - span.start for span in spans))
+        for span, leaves, _ in self._runner(self._source, self._shape, spans):
             yield from leaves
+            self._bar.advance(span.stop - span.start)
 
     def _sketched(self, table: int) -> TableStats:
         """Statistics of a table over the budget, in two more passes over its ids."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import stats as distributions
+from scipy.special import chdtrc, ndtr  # its distributions take a while to import
 
 from screc.analyze.sources import Ints
 from screc.stats import Drift
@@ -81,7 +81,7 @@ def _unseen(q: float, profile: Ints, holdout: Ints) -> tuple[float, float]:
     excess = int(holdout[profile == 0].sum()) - expected
     if variance <= 0:
         return 0.0, 1.0
-    return excess / later, float(distributions.norm.sf(excess / math.sqrt(variance)))
+    return excess / later, float(ndtr(-excess / math.sqrt(variance)))
 
 
 def _moved(
@@ -98,4 +98,4 @@ def _moved(
     chance = np.sqrt(2 * variance / math.pi)
     per_lookup = (1 / lookups[0] + 1 / lookups[1]) / 2
     moved = float((np.abs(off) - chance).sum()) * per_lookup
-    return moved, float(distributions.chi2.sf(float((off**2 / variance).sum()), count))
+    return moved, float(chdtrc(count, (off**2 / variance).sum()))
