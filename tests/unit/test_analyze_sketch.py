@@ -174,3 +174,22 @@ def test_step_names_sketched_tables(tmp_path, capsys):
     assert "table big: about" in text
     assert "100 of them ranked, by count-min + distinct sample; analyze.exact_rows" in text
     assert "small" not in text
+
+
+@pytest.mark.parametrize("budget", [10**6, 50])
+def test_progress_ends_at_its_total(budget):
+    class Told:
+        done = total = 0
+
+        def advance(self, count=1):
+            assert count > 0
+            self.done += count
+
+        def update(self, *, completed=None, total=None):
+            assert total > self.total
+            self.total = total
+
+    told = Told()
+    ids = zipf_ids(1, 3000, ROWS, 1.0)
+    analyze(log_of(ids, ids % 9), model(ROWS, 9), exact_rows=budget, bar=told)
+    assert told.done == told.total == 2 * 3000 + (budget == 50) * (1500 + 3000)
