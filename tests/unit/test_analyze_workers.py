@@ -5,6 +5,7 @@ import socket
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from click.testing import CliRunner
 from distributed import Client, LocalCluster
@@ -12,7 +13,9 @@ from distributed import Client, LocalCluster
 from screc.analyze.count import analyze
 from screc.analyze.runners import Cluster, open_runner
 from screc.cli import cli
+from screc.config import LogConfig
 from screc.errors import ConfigError
+from screc.logs import open_log
 from tests.unit.analyze_support import log_of, model, values, zipf_ids
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "make_log.py"
@@ -65,6 +68,15 @@ def test_batches_on_a_cluster(cluster, samples, budget):
         there = analyze(log, shape, exact_rows=budget, runner=Cluster(client))
     assert [values(table) for table in there] == [values(table) for table in here]
     assert np.array_equal(here[1].hot_counts, there[1].hot_counts)
+
+
+def test_what_is_no_id_is_named_from_a_cluster_too(cluster, tmp_path):
+    pl.DataFrame({"a": [4, 5, -3, 1]}).write_parquet(tmp_path / "log.parquet")
+    shape = model(100)
+    table = {"table": "f0", "column": "a"}
+    log = open_log(LogConfig(path=str(tmp_path / "log.parquet"), table=(table,)), shape, seed=0)
+    with Client(cluster) as client, pytest.raises(ConfigError, match=r"row 2: a: -3 is no id"):
+        analyze(log, shape, runner=Cluster(client))
 
 
 def test_either_workers_or_a_scheduler():

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from screc.analyze.leaves import Leaf, Notes, Window, leaves
 from screc.analyze.sources import IdSource, Span
 from screc.errors import ConfigError
+from screc.stats import IdCounter
 from screc_hw.model import ModelShape
 
 CONNECT_SECONDS = 10
@@ -92,7 +93,12 @@ def _collect(
 ) -> tuple[list[Leaf], Notes]:
     source, shape, windows = shared
     notes = Notes()
-    return list(leaves(source, shape, span, notes, windows)), notes
+    counters: dict[int, IdCounter] = {}
+    for leaf in leaves(source, shape, span, notes, windows):
+        # one leaf per table is sent: memory follows the distinct ids, however long the span
+        counters.setdefault(leaf.table, IdCounter()).add(leaf.ids, leaf.counts)
+    found = [Leaf(table, span.part, *counter.result()) for table, counter in counters.items()]
+    return found, notes
 
 
 @contextlib.contextmanager
