@@ -25,8 +25,15 @@ def run(ctx: Context) -> None:
     device = resolve_device(ctx.config.device[0])
     manifest = files.read_json(ctx.out / "images" / "manifest.json")
     stats = read_stats(ctx.out / "stats.parquet")
-    summary = summarise(ctx.shape, plan, device, design, simulation, manifest["calibration"])
-    summary["drift"] = [table.name for table in stats if table.drift.flagged]
+    summary = summarise(
+        ctx.shape,
+        plan,
+        device,
+        design,
+        simulation,
+        manifest["calibration"],
+        drift=[table.name for table in stats if table.drift.flagged],
+    )
     page = render(
         summary=summary,
         shape=ctx.shape,

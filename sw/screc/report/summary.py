@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from screc.devices import DeviceSpec
@@ -37,6 +38,7 @@ def summarise(
     design: dict[str, Any],
     simulation: dict[str, Any],
     calibration: list[dict[str, Any]],
+    drift: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the content of ``summary.json``.
 
@@ -48,6 +50,8 @@ def summarise(
         Content of ``rtl/design.json`` and ``simulation.json``.
     calibration
         How every scale was chosen, of ``images/manifest.json``.
+    drift
+        Names of the tables that the log's statistics flag.
     """
     params = DeviceParams.from_dict(design["params"])
     samples = simulation["samples"]
@@ -64,6 +68,7 @@ def summarise(
         "devices": len(plan.devices),
         "cores": planned.cores.model_dump(),
         "shapes": {"rows": params.core.rows, "columns": params.core.columns},
+        "drift": list(drift),
         "plan_gap": plan.gap,
         "plan_bottleneck": plan.bottleneck,
         "samples": samples,
