@@ -70,9 +70,27 @@ def cli() -> None:
     """From a DLRM and its access log to a verified FPGA accelerator."""
 
 
+def _cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option(
+            "--scheduler",
+            metavar="ADDRESS",
+            help="Count on the Dask cluster of this scheduler.",
+        ),
+        click.option(
+            "--workers",
+            type=click.IntRange(min=1),
+            help="Count on a Dask cluster of so many processes, started on this machine.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 def _add_step(name: str, target: str, text: str) -> None:
     @cli.command(name, help=text)
     @_flow_options
+    @(_cluster_options if name == "analyze" else lambda function: function)
     def command(
         config: Path,
         output: Path | None,
@@ -81,6 +99,8 @@ def _add_step(name: str, target: str, text: str) -> None:
         as_json: bool,
         verbose: int,
         quiet: bool,
+        workers: int | None = None,
+        scheduler: str | None = None,
     ) -> None:
         from rich.markup import escape
 
@@ -95,6 +115,7 @@ def _add_step(name: str, target: str, text: str) -> None:
                 field="--output",
             )
         ctx = flow.Context.create(loaded, out, -1 if quiet else verbose)
+        ctx.workers, ctx.scheduler = workers, scheduler
         steps = [step.name for step in flow.order(target)] if name == "run" else [target]
         flow.run(ctx, target, force=steps if force else ())
         if as_json:
