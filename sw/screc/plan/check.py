@@ -398,6 +398,7 @@ def _tier_faults(
             found.add(Rule.TIER, f"{name} may not be replicated")
         if len(problem.classes) > 1:
             found.add(Rule.TIER, f"{name} is replicated over unequal devices")
+    several = len(budgets) > 1
     if table.replicate and several and not all(part.replicated for part in parts):
         found.add(Rule.TIER, f"{name} must be replicated")
     limit = table.onchip_rows
