@@ -76,10 +76,31 @@ _compare_option = click.option(
 )
 
 
+def _cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option(
+            "--scheduler",
+            metavar="ADDRESS",
+            help="Count on the Dask cluster of this scheduler.",
+        ),
+        click.option(
+            "--workers",
+            type=click.IntRange(min=1),
+            help="Count on a Dask cluster of so many processes, started on this machine.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+OPTIONS = {"analyze": _cluster_options, "plan": _compare_option}
+"""Options that one command alone has."""
+
+
 def _add_step(name: str, target: str, text: str) -> None:
     @cli.command(name, help=text)
     @_flow_options
-    @(_compare_option if name == "plan" else lambda function: function)
+    @OPTIONS.get(name, lambda function: function)
     def command(
         config: Path,
         output: Path | None,
@@ -89,6 +110,8 @@ def _add_step(name: str, target: str, text: str) -> None:
         verbose: int,
         quiet: bool,
         compare: bool = False,
+        workers: int | None = None,
+        scheduler: str | None = None,
     ) -> None:
         from rich.markup import escape
 
@@ -103,6 +126,7 @@ def _add_step(name: str, target: str, text: str) -> None:
                 field="--output",
             )
         ctx = flow.Context.create(loaded, out, -1 if quiet else verbose)
+        ctx.workers, ctx.scheduler = workers, scheduler
         steps = [step.name for step in flow.order(target)] if name == "run" else [target]
         flow.run(ctx, target, force=steps if force else ())
         rows: list[dict[str, Any]] = []

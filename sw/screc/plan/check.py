@@ -181,7 +181,7 @@ def _recompute(plan: Plan, problem: Problem) -> tuple[Checked, list[_Finding]]:
     holdings = _holdings(plan, problem, parts)
     sizes = _Sizes(problem.tables)
     devices = [
-        _Device(problem, sizes, device, budget, held)
+        _Device(problem, sizes, device, budget, held, exchange=len(plan.devices) > 1)
         for device, budget, held in zip(plan.devices, budgets, holdings, strict=True)
     ]
     _enforce(itertools.chain.from_iterable(device.capacities() for device in devices))
@@ -363,8 +363,10 @@ def _range_faults(r: Range, rows: int, memory: int) -> _Findings:
     if r.replicated:
         if r.tier not in ("onchip", "dram"):
             found.add(Rule.TIER, "only rows on chip or in DRAM are replicated")
-        if r.core is not None or r.stripe is not None:
-            found.add(Rule.CORE, "is replicated, so has no core and no stripe")
+        if r.core is None and r.stripe is not None:
+            found.add(Rule.CORE, "is every memory core's, so has no stripe")
+        if r.core is not None and not 0 <= r.core < memory:
+            found.add(Rule.CORE, f"there is no memory core {r.core} of {memory}")
     elif r.tier == "ssd":
         if r.core is not None:
             found.add(Rule.CORE, f"any core reads rows on SSD, not core {r.core}")
@@ -396,7 +398,8 @@ def _tier_faults(
             found.add(Rule.TIER, f"{name} may not be replicated")
         if len(problem.classes) > 1:
             found.add(Rule.TIER, f"{name} is replicated over unequal devices")
-    if table.replicate and problem.exchange and not all(part.replicated for part in parts):
+    several = len(budgets) > 1
+    if table.replicate and several and not all(part.replicated for part in parts):
         found.add(Rule.TIER, f"{name} must be replicated")
     limit = table.onchip_rows
     if limit is not None:
@@ -662,9 +665,18 @@ class _Device:
     """A device of the plan: its cores, and the rows it holds."""
 
     def __init__(
-        self, problem: Problem, sizes: _Sizes, device: DevicePlan, budget: Budget, held: _Held
+        self,
+        problem: Problem,
+        sizes: _Sizes,
+        device: DevicePlan,
+        budget: Budget,
+        held: _Held,
+        *,
+        exchange: bool,
     ) -> None:
         self.problem = problem
+        self.exchange = exchange
+        """Whether there are other devices, to send partials to."""
         self.sizes = sizes
         self.plan = device
         self.budget = budget
@@ -790,9 +802,9 @@ class _Device:
         memory = self.plan.cores.memory
         rows = np.zeros((memory, len(self.problem.tables)), np.int64)
         held = self.held
-        own = which & ~held.replicated
+        own = which & (held.core >= 0)
         np.add.at(rows, (held.core[own], held.table[own]), held.rows[own])
-        copies = which & held.replicated
+        copies = which & held.replicated & (held.core < 0)
         rows += np.bincount(
             held.table[copies], weights=held.rows[copies], minlength=rows.shape[1]
         ).astype(np.int64)
@@ -850,7 +862,7 @@ class _Device:
     @functools.cached_property
     def partials(self) -> float:
         """Bytes per sample of exact accumulators that leave the device."""
-        if not self.problem.exchange:
+        if not self.exchange:
             return 0.0
         total = 0.0
         for number in set(self.held.table[~self.held.replicated].tolist()):
@@ -1011,7 +1023,7 @@ def _together(
     energy = sum(
         _joules(device.budget, use, period) for device, use in zip(devices, uses, strict=True)
     )
-    link = max(use.busy["link"] for use in uses) if problem.exchange else 0.0
+    link = max(use.busy["link"] for use in uses) if len(plan.devices) > 1 else 0.0
     waits = max(use.busy["ssd"] for use in uses) + max(use.memory for use in uses) + link
     return Checked(
         objective=plan.objective,
