@@ -160,7 +160,9 @@ class Pooled:
             total += interval.distinct * costs.staged_joules(budget, row)
         if tier == "tt":
             pinned = self._pinned(group, interval)
-            total += interval.lookups * costs.tt_joules(budget, self.tt_option(group), pinned=pinned)
+            total += interval.lookups * costs.tt_joules(
+                budget, self.tt_option(group), pinned=pinned
+            )
         if self.problem.exchange:
             for number, lookups in self._owners(group, interval):
                 table = self.problem.tables[number]
@@ -218,13 +220,15 @@ def add_variables(m: pyo.ConcreteModel, pooled: Pooled, *, integral: bool) -> No
         for k in classes
     ]
     m.C = pyo.Set(initialize=chosen, dimen=2)
-    count, yes = (pyo.NonNegativeIntegers, pyo.Binary) if integral else (
-        pyo.NonNegativeReals,
-        pyo.UnitInterval,
+    count, yes = (
+        (pyo.NonNegativeIntegers, pyo.Binary)
+        if integral
+        else (
+            pyo.NonNegativeReals,
+            pyo.UnitInterval,
+        )
     )
-    m.devices = pyo.Var(
-        m.P, domain=count, bounds=lambda m, k, p: (0, problem.classes[k].count)
-    )
+    m.devices = pyo.Var(m.P, domain=count, bounds=lambda m, k, p: (0, problem.classes[k].count))
     m.computed = pyo.Var(m.P, bounds=(0, 1))
     m.share = pyo.Var(m.S, bounds=(0, 1))
     m.whole = pyo.Var(m.W, domain=yes)
@@ -264,8 +268,9 @@ def add_device_count(m: pyo.ConcreteModel, pooled: Pooled) -> None:
     classes = pooled.problem.classes
     m.device_count = pyo.Constraint(
         m.K,
-        rule=lambda m, k: sum(m.devices[k, p] for p in range(len(classes[k].patterns)))
-        <= classes[k].count,
+        rule=lambda m, k: (
+            sum(m.devices[k, p] for p in range(len(classes[k].patterns))) <= classes[k].count
+        ),
     )
 
 
@@ -340,9 +345,7 @@ def _partials_in(m: pyo.ConcreteModel, pooled: Pooled, k: int, r: str) -> object
     if len(problem.classes) > 1:
         mine = range(len(problem.classes[k].patterns))
         return total * sum(m.computed[k, p] for p in mine)
-    saved = sum(
-        each[pooled.groups[g].tables[0]] * m.whole[g, s] for g, s in m.W
-    )
+    saved = sum(each[pooled.groups[g].tables[0]] * m.whole[g, s] for g, s in m.W)
     return total - saved
 
 
@@ -527,9 +530,7 @@ def add_latency(m: pyo.ConcreteModel, pooled: Pooled) -> None:
     problem = pooled.problem
     if problem.max_latency is None:
         return
-    slow = [
-        (k, p) for k, p in m.P if problem.classes[k].patterns[p].latency > problem.max_latency
-    ]
+    slow = [(k, p) for k, p in m.P if problem.classes[k].patterns[p].latency > problem.max_latency]
     m.latency = pyo.Constraint(slow, rule=lambda m, k, p: m.computed[k, p] <= 0)
 
 
@@ -551,9 +552,7 @@ FAMILIES: tuple[Callable[[pyo.ConcreteModel, Pooled], None], ...] = (
 """Every family of constraints; :func:`build_model` adds them in this order."""
 
 
-def energy(
-    m: pyo.ConcreteModel, pooled: Pooled, seconds: float, *, scale: float = 1.0
-) -> object:
+def energy(m: pyo.ConcreteModel, pooled: Pooled, seconds: float, *, scale: float = 1.0) -> object:
     """Joules per sample at ``seconds`` per sample, times ``scale``, as an expression."""
     problem = pooled.problem
     factors: list[float] = []

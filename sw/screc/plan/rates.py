@@ -128,9 +128,7 @@ class RateCurve:
         sums = np.concatenate([[0.0], np.cumsum(per_rank * self.widths)])
         return np.diff(sums[np.searchsorted(self.edges, corners)])
 
-    def residue_sum(
-        self, per_rank: Floats, first: int, last: int, of: int, residue: int
-    ) -> float:
+    def residue_sum(self, per_rank: Floats, first: int, last: int, of: int, residue: int) -> float:
         """Sum ``per_rank`` over those ranks ``[first, last)`` that are ``residue`` modulo ``of``."""
         if of == 1:
             return self.tail(per_rank, first) - self.tail(per_rank, last)
