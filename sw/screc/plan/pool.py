@@ -24,7 +24,7 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import pyomo.environ as pyo
 from pyomo.core.expr import LinearExpression
@@ -53,8 +53,8 @@ class Pooled:
     """A problem as the model sees it: its intervals, and how far they may be trusted.
 
     ``intervals[g]`` are those of group ``g``, hottest first. With ``optimistic`` whatever whole
-    devices and whole rows cost beyond the sums is left out, so that no plan does better. ``reserve``
-    bytes of each memory core's room for rows on chip are left free for uneven stripes.
+    devices and whole rows cost beyond the sums is left out, so that no plan does better. Of each
+    memory core's room for rows on chip ``reserve`` bytes are left free for uneven stripes.
     """
 
     problem: Problem
@@ -95,7 +95,7 @@ class Pooled:
 
     def loads(self, klass: int, group: int, interval: Interval, tier: Tier) -> Loads:
         """Loads of all rows of an interval in a tier of a class, exchange included."""
-        problem, row, demand = self.problem, self.groups[group].row, self.demand(group)
+        problem, row = self.problem, self.groups[group].row
         budget = problem.classes[klass].budget
         found: Loads = defaultdict(float)
 
@@ -141,6 +141,7 @@ class Pooled:
         )
 
     def tt_option(self, group: int) -> TtOption:
+        """TT form of a group that has one."""
         option = self.demand(group).tt
         assert option is not None  # asked of groups with a TT form only
         return option
@@ -330,7 +331,7 @@ def add_capacity(m: pyo.ConcreteModel, pooled: Pooled) -> None:
     m.capacity = pyo.Constraint(m.K, costs.TIMES, rule=rule)
 
 
-def _partials_in(m: pyo.ConcreteModel, pooled: Pooled, k: int, r: str) -> object:
+def _partials_in(m: pyo.ConcreteModel, pooled: Pooled, k: int, r: str) -> Any:
     """Load of bags that come in from the devices that hold rows of them.
 
     With one class they come to it, whoever computes. With several, each class takes its share of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import time
 from collections import defaultdict
@@ -67,7 +68,7 @@ class _Model:
         intervals: list[list[Interval]] = []
         for group, edges in zip(groups, cuts, strict=True):
             parts: list[Interval] = []
-            for first, last in zip(edges[:-1], edges[1:], strict=True):
+            for first, last in itertools.pairwise(edges):
                 if optimistic:
                     parts += group.spread(int(first), int(last))
                 else:
@@ -128,7 +129,6 @@ class _Search:
 
     def fastest(self) -> Plan:
         """Least time per sample."""
-        problem = self.problem
         self.progress("relaxed model")
         relaxed = self._relaxed()
         self.progress("whole devices")
@@ -366,7 +366,7 @@ class _Search:
             shares[j][k, s] = m.share[k, j, s].value or 0.0
         number = dict.fromkeys(range(len(self.groups)), 0)
         around: dict[int, list[int]] = defaultdict(list)
-        before: tuple[int, object] | None = None
+        before: tuple[int, tuple[int, Tier]] | None = None
         for j, (g, interval) in enumerate(model.pooled.flat):
             place = number[g]
             number[g] += 1
