@@ -5,6 +5,7 @@ Values come from the presets, then the file, then ``--set``, the last one wins.
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator,
 from screc.config_validation import PLAIN, TABLE, Record, nearest, read_toml, tagged, validate
 from screc.devices import DeviceConfig
 from screc.errors import ConfigError
+from screc.models import MAX_ROWS as MAX_TABLE_ROWS
 from screc.models import ModelFile, preset_model, preset_names, read_model, to_shape, unsupported
 from screc_hw.compute.params import COLUMNS, MAX_ROWS, MIN_ROWS
 from screc_hw.device.params import max_compute, max_memory
@@ -36,6 +38,10 @@ SUFFIX_FORMATS: dict[str, Format] = {
 """Format of a log whose ``format`` is absent, by the end of its name; any other is Criteo's."""
 
 
+MAX_SCALE = 1e6
+"""Keeps scaled rows finite; how many a table may have is checked once the model is known."""
+
+
 class ModelConfig(Record):
     """``[model]``: which model, and its weights."""
 
@@ -47,6 +53,9 @@ class ModelConfig(Record):
     """A safetensors file with facebookresearch/dlrm's names; absent: drawn from ``seed``."""
     seed: int = Field(default=0, ge=0)
     """Seed of drawn weights and of a synthetic log."""
+    scale: float = Field(default=1.0, gt=0, le=MAX_SCALE)
+    """Rows of every table, as a multiple of the model's, rounded to at least 1; it needs drawn
+    weights."""
     calibration: Clip = "auto"
     """How scales are chosen; ``auto``: tensor by tensor, the rule that moves the logits least."""
 
@@ -57,6 +66,11 @@ class ModelConfig(Record):
             raise ValueError(
                 f'needs preset = "criteo-kaggle" or file = "model.toml", {both}; '
                 f"presets: {', '.join(preset_names())}"
+            )
+        if self.scale != 1 and self.weights is not None:
+            raise ValueError(
+                f"scale = {self.scale} changes the tables' rows, but weights have their own: leave "
+                "out one of them"
             )
         return self
 
@@ -334,7 +348,7 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     holder: Any = data
     for i, name in enumerate(keys[:-1]):
         holder = _step(holder, keys, i, name, [] if keys[i + 1].isdigit() else {})
-    _put(holder, keys, _value(text))
+    _put(holder, keys, parse_value(text))
     if keys in (["model", "preset"], ["model", "file"]):
         holder.pop("file" if keys[1] == "preset" else "preset", None)
 
@@ -382,8 +396,8 @@ def _not_a_table(keys: list[str], depth: int, value: Any) -> ConfigError:
     )
 
 
-def _value(text: str) -> Any:
-    """A TOML value, or the text itself."""
+def parse_value(text: str) -> Any:
+    """Read a value of ``--set``: as TOML, or the text itself."""
     try:
         found = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
@@ -433,9 +447,23 @@ def model_shape(config: Config) -> ModelShape:
     """
     model = model_file(config)
     check_supported(config, model)
-    shape = to_shape(model)
+    shape = _scaled(to_shape(model), config.model.scale)
     _check_plan_tables(config, shape)
     return shape
+
+
+def _scaled(shape: ModelShape, scale: float) -> ModelShape:
+    """Return ``shape`` with ``scale`` times the rows in every table."""
+    tables = []
+    for table in shape.tables:
+        rows = max(1, round(table.rows * scale))
+        if rows > MAX_TABLE_ROWS:
+            raise ConfigError(
+                f"{scale} makes {rows:,} rows of table {table.name!r}; at most {MAX_TABLE_ROWS:,}",
+                field="model.scale",
+            )
+        tables.append(dataclasses.replace(table, rows=rows))
+    return dataclasses.replace(shape, tables=tuple(tables))
 
 
 def check_supported(config: Config, model: ModelFile) -> None:
