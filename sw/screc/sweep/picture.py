@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from screc.sweep.grid import describe
-from screc.sweep.pareto import ENERGY, Front, Row, cost_of
+from screc.sweep.pareto import ENERGY, Best, Front, Row, cost_of
 
 WIDTH_IN, PLOT_IN, MARGIN_IN = 10.0, 5.6, 0.75
 LINE_IN = 0.24
@@ -41,16 +41,22 @@ def write_picture(
     from matplotlib.figure import Figure
 
     shown = front.points[:MOST_LABELS]
-    height = max(4.8, 2 * MARGIN_IN + LINE_IN * len(shown))
+    counts = sorted({row["devices"] for row in rows if row["status"] == "ok"})
+    legend = LINE_IN * (len(counts) + 3)
+    height = max(4.8, 1.5 * MARGIN_IN + LINE_IN * len(shown) + legend)
     figure = Figure(figsize=(WIDTH_IN, height), facecolor="white")
     bottom, top = MARGIN_IN / height, 1 - 0.5 * MARGIN_IN / height
     left = 0.95 / WIDTH_IN
     axes = figure.add_axes((left, bottom, PLOT_IN / WIDTH_IN - left, top - bottom))
-    counts = sorted({row["devices"] for row in rows if row["status"] == "ok"})
     colours = {count: COLOURS[min(i, len(COLOURS) - 1)] for i, count in enumerate(counts)}
     _plot(axes, rows, front, colours)
-    _label(axes, front, shown, names)
     _name_axes(axes, front.cost)
+    plot = (top - bottom) * height
+    _label(axes, front, shown, names, LINE_IN / plot, legend / plot)
+    if counts:
+        axes.legend(
+            fontsize=7.5, frameon=False, loc="lower left", bbox_to_anchor=(1.02, 0), borderaxespad=0
+        )
     temporary = folder / f"picture{path.suffix}"
     # the same sweep gives the same bytes
     with rc_context({"svg.hashsalt": "screc", "svg.fonttype": "none"}):
@@ -103,30 +109,31 @@ def _cost(row: Row, cost: str) -> float:
     return value if cost == ENERGY else 100 * value
 
 
-def _label(axes: Any, front: Front, shown: Sequence[Any], names: dict[str, str]) -> None:
-    """Write the settings of the points in a column at the right, each with a line to its point."""
+def _label(
+    axes: Any, front: Front, shown: Sequence[Best], names: dict[str, str], step: float, room: float
+) -> None:
+    """Write the settings of the points in a column at the right, each with a line to its point.
+
+    ``step`` is the height of a line and ``room`` what stays free below, as shares of the plot's.
+    """
     from matplotlib.patches import ConnectionPatch
 
-    top = 1.0
-    step = 1 / max(len(shown), 12)
+    to_axes = axes.transData + axes.transAxes.inverted()
+    highest, place = 1.0, (0.0, 0.0)
     for i, point in enumerate(shown):
         text = describe(point.row, names)
         if point.equal:
             text += f"  (and {point.equal} equal)"
-        y = top - (i + 0.5) * step
         place = (_cost(point.row, front.cost), point.row["throughput"])
-        axes.add_artist(
-            ConnectionPatch(
-                place,
-                (1.03, y),
-                "data",
-                "axes fraction",
-                color=INK,
-                lw=0.4,
-                alpha=0.5,
-                clip_on=False,
-            )
+        # beside its point, but below the label before and above room for those behind
+        lowest = (len(shown) - i - 0.5) * step + room
+        y = max(min(to_axes.transform(place)[1], highest - step / 2), lowest)
+        highest = y - step / 2
+        line = ConnectionPatch(
+            place, (1.03, y), "data", "axes fraction", color=INK, lw=0.4, alpha=0.5
         )
+        line.set_clip_on(False)
+        axes.add_artist(line)
         axes.text(1.04, y, text, transform=axes.transAxes, fontsize=7.5, va="center", color=INK)
 
 
@@ -145,5 +152,3 @@ def _name_axes(axes: Any, cost: str) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(0.06)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=7.5, framealpha=0.9, edgecolor="#dddddd", loc="best")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -90,11 +91,13 @@ class Workers:
                 n_workers=min(self._count, len(tasks)),
                 threads_per_worker=1,
                 memory_limit=0,  # a worker must not be ended for what others take
-                dashboard_address=None,
+                dashboard_address=":0",  # any free one: several sweeps may run
                 silence_logs=logging.CRITICAL,
             )
             self._exits.enter_context(cluster)
-            return self._exits.enter_context(Client(cluster))
+            client = self._exits.enter_context(Client(cluster))
+            client.run(_ignore_interrupts)
+            return client
         try:
             client = Client(self._scheduler, timeout=CONNECT_S)
         except (OSError, ValueError) as error:
@@ -104,6 +107,11 @@ class Workers:
         self._exits.enter_context(client)
         _check_cluster(client, tasks[0])
         return client
+
+
+def _ignore_interrupts() -> None:
+    """Leave Ctrl-C, which a terminal sends to all of its processes, to the one that waits."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _check_cluster(client: Any, task: Task) -> None:
