@@ -57,7 +57,7 @@ simulator = "icarus"
 samples = 8
 """
 
-GRID = ("plan.batch=8,16,24", "plan.cores.columns=8,16", "plan.cores.memory=1,2")
+GRID = ("plan.batch=8,12,16,20,24,28", "plan.cores.columns=8,16", "plan.cores.memory=1,2")
 TIMES = ["solve_seconds"]
 """Columns that differ from run to run."""
 
@@ -261,7 +261,6 @@ def test_a_stopped_sweep_goes_on_where_it_was(case, capsys):
     assert sweep(capsys, case, GRID, "--workers", 1, file="whole.parquet")[0] == 0
     code, _ = stop_after(start(case, GRID, 1), case, 3, 0.02, signal.SIGKILL)
     assert code == -signal.SIGKILL
-    assert not (case / "s.parquet").exists()
     before = finished(case)
     assert count(before) >= 3
     # on a terminal, Ctrl-C goes to the workers too
@@ -270,10 +269,10 @@ def test_a_stopped_sweep_goes_on_where_it_was(case, capsys):
     assert err.strip() == "interrupted"
     check_unchanged(case, before)
     before = finished(case)
-    assert 3 <= table(case).height <= 12
+    assert 3 <= table(case).height <= 24
     code, found, _ = sweep(capsys, case, GRID, "--workers", 1)
     assert code == 0
-    assert found["planned"] == 12 - count(before)
+    assert found["planned"] == 24 - count(before)
     check_unchanged(case, before)
     whole = table(case, "whole.parquet")
     assert table(case).drop(TIMES).equals(whole.drop(TIMES))

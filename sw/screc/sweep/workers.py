@@ -40,6 +40,7 @@ class Workers:
         self._count = count
         self._scheduler = scheduler
         self._client: Any = None
+        self._size = 0
         self._exits = contextlib.ExitStack()
 
     def __enter__(self) -> Workers:
@@ -63,7 +64,18 @@ class Workers:
             return
         if self._client is None:
             self._client = self._connect(tasks)
+        if self._scheduler is None:
+            self._grow(min(self._count, len(tasks)))
         yield from self._distribute(tasks)
+
+    def _grow(self, size: int) -> None:
+        """Have at least ``size`` local processes."""
+        if size <= self._size:
+            return
+        self._client.cluster.scale(size)
+        self._client.wait_for_workers(size)
+        self._client.run(_ignore_interrupts)
+        self._size = size
 
     def _distribute(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Record]]:
         from distributed import as_completed
@@ -88,16 +100,14 @@ class Workers:
 
         if self._scheduler is None:
             cluster = LocalCluster(
-                n_workers=min(self._count, len(tasks)),
+                n_workers=0,
                 threads_per_worker=1,
                 memory_limit=0,  # a worker must not be ended for what others take
                 dashboard_address=":0",  # any free one: several sweeps may run
                 silence_logs=logging.CRITICAL,
             )
             self._exits.enter_context(cluster)
-            client = self._exits.enter_context(Client(cluster))
-            client.run(_ignore_interrupts)
-            return client
+            return self._exits.enter_context(Client(cluster))
         try:
             client = Client(self._scheduler, timeout=CONNECT_S)
         except (OSError, ValueError) as error:
