@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -74,7 +73,6 @@ class Workers:
             return
         self._client.cluster.scale(size)
         self._client.wait_for_workers(size)
-        self._client.run(_ignore_interrupts)
         self._size = size
 
     def _distribute(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Record]]:
@@ -107,7 +105,9 @@ class Workers:
                 silence_logs=logging.CRITICAL,
             )
             self._exits.enter_context(cluster)
-            return self._exits.enter_context(Client(cluster))
+            client = self._exits.enter_context(Client(cluster))
+            client.register_plugin(_own_session())
+            return client
         try:
             client = Client(self._scheduler, timeout=CONNECT_S)
         except (OSError, ValueError) as error:
@@ -119,9 +119,18 @@ class Workers:
         return client
 
 
-def _ignore_interrupts() -> None:
-    """Leave Ctrl-C, which a terminal sends to all of its processes, to the one that waits."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _own_session() -> Any:
+    """Give every worker, also one that is started anew, a session of its own.
+
+    A terminal sends Ctrl-C to all processes of one, and libraries catch it where it is ignored.
+    """
+    from distributed import WorkerPlugin
+
+    class OwnSession(WorkerPlugin):
+        def setup(self, worker: Any) -> None:
+            os.setsid()
+
+    return OwnSession()
 
 
 def _check_cluster(client: Any, task: Task) -> None:
