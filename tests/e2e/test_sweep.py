@@ -54,7 +54,7 @@ onchip_rows = 10
 tt_rank = 4
 [simulate]
 simulator = "icarus"
-samples = 8
+samples = 64
 """
 
 GRID = ("plan.batch=8,12,16,20,24,28", "plan.cores.columns=8,16", "plan.cores.memory=1,2")
@@ -316,7 +316,8 @@ def test_200_points_survive_being_killed_at_any_moment(case, capsys):
 
 @pytest.mark.cosim
 def test_measured_cycles_stand_beside_predicted_ones(case, capsys):
-    grid = ("plan.cores.rows=2,4", "plan.batch=8,4")
+    # no TT cores, which take half of the time to build
+    grid = ("plan.cores.rows=8,16", "plan.batch=64,32", "plan.table.0={name='a'}")
     code, found, err = sweep(capsys, case, grid, "--workers", 1, "--rtl", 2)
     assert code == 0
     assert found["simulated"] == 2
@@ -325,7 +326,7 @@ def test_measured_cycles_stand_beside_predicted_ones(case, capsys):
     others = rows.filter(pl.col("measured_cycles_per_sample").is_null())
     assert ran.height == 2
     assert ran["throughput"].min() >= others["throughput"].max()
-    check_measured(found, ran)
+    check_measured(found, ran, within=15)
     assert "winner" in err
     # what was simulated is not simulated again
     code, found, _ = sweep(capsys, case, grid, "--workers", 1, "--rtl", 2)
@@ -333,13 +334,13 @@ def test_measured_cycles_stand_beside_predicted_ones(case, capsys):
     assert table(case).equals(rows)
 
 
-def check_measured(found, ran):
-    """Every run is bit exact, within 15 % of what was predicted, and the winner is the same."""
+def check_measured(found, ran, within):
+    """Every run is bit exact, ``within`` percent of what was predicted; the winner is the same."""
     assert ran["bit_exact"].all()
     for row in ran.iter_rows(named=True):
         ratio = row["predicted_cycles_per_sample"] / row["measured_cycles_per_sample"]
         assert row["error_percent"] == pytest.approx(100 * (ratio - 1))
-        assert abs(row["error_percent"]) <= 15
+        assert abs(row["error_percent"]) <= within
         cycles = row["clock_mhz"] * 1e6 / row["measured_throughput"]
         assert cycles == pytest.approx(row["measured_cycles_per_sample"])
     assert found["winners"]["same"]
@@ -371,7 +372,7 @@ def test_predicted_and_measured_cycles_pick_the_same_winner(tmp_path, capsys):
     assert code == 0
     rows = table(tmp_path)
     assert rows["measured_cycles_per_sample"].null_count() == 0
-    check_measured(found, rows)
+    check_measured(found, rows, within=20)  # few samples: filling and draining count
     winners = found["winners"]
     chosen = [
         [winners[kind][key.partition("=")[0]] for key in grid]
