@@ -71,9 +71,22 @@ def cli() -> None:
     """From a DLRM and its access log to a verified FPGA accelerator."""
 
 
-_compare_option = click.option(
-    "--compare", is_flag=True, help="Also score baselines, and the planner with fewer choices."
-)
+
+
+def _plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option(
+            "--compare",
+            is_flag=True,
+            help="Also score baselines, and the planner with fewer choices.",
+        ),
+        click.option(
+            "--explain", is_flag=True, help="Also say what one more of each resource would buy."
+        ),
+        click.option("--solver", help="A MIP solver that Pyomo knows; default: plan.solver, highs."),
+    ):
+        function = option(function)
+    return function
 
 
 def _cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -93,7 +106,7 @@ def _cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-OPTIONS = {"analyze": _cluster_options, "plan": _compare_option}
+OPTIONS = {"analyze": _cluster_options, "plan": _plan_options}
 """Options that one command alone has."""
 
 
@@ -110,6 +123,8 @@ def _add_step(name: str, target: str, text: str) -> None:
         verbose: int,
         quiet: bool,
         compare: bool = False,
+        explain: bool = False,
+        solver: str | None = None,
         workers: int | None = None,
         scheduler: str | None = None,
     ) -> None:
@@ -118,6 +133,8 @@ def _add_step(name: str, target: str, text: str) -> None:
         from screc import flow
         from screc.config import load_config
 
+        if solver is not None:
+            overrides = [*overrides, f"plan.solver={solver}"]
         loaded = load_config(config, overrides)
         out = output if output is not None else config.parent / "out"
         if (out / "config.toml").resolve() == config.resolve():
@@ -129,15 +146,16 @@ def _add_step(name: str, target: str, text: str) -> None:
         ctx.workers, ctx.scheduler = workers, scheduler
         steps = [step.name for step in flow.order(target)] if name == "run" else [target]
         flow.run(ctx, target, force=steps if force else ())
-        rows: list[dict[str, Any]] = []
-        if compare:
-            from screc.plan.compare import compare_plan
+        more: dict[str, list[dict[str, Any]]] = {}
+        if compare or explain:
+            from screc.plan import further
 
-            rows = compare_plan(ctx)
+            more = further.tables(ctx, compare=compare, explain=explain)
         if as_json:
-            emit_json(flow.result(ctx, target) | ({"compare": rows} if compare else {}))
-        elif compare:
-            _print_table("plan and baselines", tuple(rows[0]), rows)
+            emit_json(flow.result(ctx, target) | more)
+        elif more:
+            for title, rows in more.items():
+                _print_table(title, tuple(rows[0]), rows)
         elif target == "report":
             ctx.log(f"report: {escape(str(out / 'report.html'))}")
 
