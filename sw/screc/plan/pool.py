@@ -54,7 +54,8 @@ class Pooled:
 
     ``intervals[g]`` are those of group ``g``, hottest first. With ``optimistic`` whatever whole
     devices and whole rows cost beyond the sums is left out, so that no plan does better. ``reserve``
-    bytes of each memory core's room for rows on chip are left free for uneven stripes.
+    bytes of each memory core's room for rows on chip are left free for uneven stripes, and a share
+    ``margin`` of each memory for whole rows and whole beats.
     """
 
     problem: Problem
@@ -62,6 +63,7 @@ class Pooled:
     intervals: Sequence[Sequence[Interval]]
     optimistic: bool = False
     reserve: float = 0.0
+    margin: float = MARGIN
 
     @cached_property
     def flat(self) -> list[tuple[int, Interval]]:
@@ -169,20 +171,25 @@ class Pooled:
         return total
 
 
-def build_model(pooled: Pooled, *, integral: bool = True) -> pyo.ConcreteModel:
+def build_model(
+    pooled: Pooled, *, integral: bool = True, borders: bool = False
+) -> pyo.ConcreteModel:
     """Build the whole model; ``m.T`` (s) and the objective are for the caller to set.
 
-    Without ``integral`` counts of devices, and choices, may be fractions.
+    Without ``integral`` counts of devices, and choices, may be fractions. With ``borders`` every
+    interval is in one tier of one class: splits are at their borders alone.
     """
     m = pyo.ConcreteModel("screc")
-    add_variables(m, pooled, integral=integral)
+    add_variables(m, pooled, integral=integral, borders=borders)
     add_terms(m, pooled)
     for add in FAMILIES:
         add(m, pooled)
     return m
 
 
-def add_variables(m: pyo.ConcreteModel, pooled: Pooled, *, integral: bool) -> None:
+def add_variables(
+    m: pyo.ConcreteModel, pooled: Pooled, *, integral: bool, borders: bool = False
+) -> None:
     """Declare sets and variables."""
     problem = pooled.problem
     classes = range(len(problem.classes))
@@ -226,7 +233,7 @@ def add_variables(m: pyo.ConcreteModel, pooled: Pooled, *, integral: bool) -> No
         m.P, domain=count, bounds=lambda m, k, p: (0, problem.classes[k].count)
     )
     m.computed = pyo.Var(m.P, bounds=(0, 1))
-    m.share = pyo.Var(m.S, bounds=(0, 1))
+    m.share = pyo.Var(m.S, domain=pyo.Binary if borders else pyo.UnitInterval)
     m.whole = pyo.Var(m.W, domain=yes)
     m.tt = pyo.Var(m.C, domain=yes)
     m.staging = pyo.Var(m.K, domain=yes)
@@ -277,6 +284,8 @@ def add_every_row(m: pyo.ConcreteModel, pooled: Pooled) -> None:
 
     def rule(m: pyo.ConcreteModel, j: int) -> object:
         whole = [m.whole[g, s] for g, s in m.W if g == pooled.flat[j][0]]
+        if not (places[j] or whole):
+            return m.over >= 1  # its rows may be nowhere
         return sum(m.share[key] for key in places[j]) + sum(whole) == 1
 
     m.every_row = pyo.Constraint(m.J, rule=rule)
@@ -379,7 +388,7 @@ def _fixed_bytes(pooled: Pooled, k: int, p: int, r: str) -> float:
     fixed = pattern.weight_bytes if r == "dram_bytes" else 0.0
     if pooled.optimistic:
         return fixed
-    fixed += MARGIN * pattern.capacity[r]
+    fixed += pooled.margin * pattern.capacity[r]
     if r == "dram_bytes":
         fixed += costs.waste_bytes(problem, pattern.memory)
     elif r == "onchip_bytes":

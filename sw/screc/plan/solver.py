@@ -34,6 +34,8 @@ class Solver:
         ``highs``, or a name that Pyomo's ``SolverFactory`` has.
     time_limit
         Seconds for all solves together; None: no limit.
+    tolerance
+        How far a row or a whole number may be off, for HiGHS; None: what it has itself (1e-6).
 
     Raises
     ------
@@ -43,8 +45,16 @@ class Solver:
         If it is not installed.
     """
 
-    def __init__(self, name: str = "highs", time_limit: float | None = None) -> None:
+    def __init__(
+        self,
+        name: str = "highs",
+        time_limit: float | None = None,
+        *,
+        tolerance: float | None = None,
+    ) -> None:
         self.name = name
+        names = ("primal_feasibility_tolerance", "mip_feasibility_tolerance")
+        self._options = {} if tolerance is None else dict.fromkeys(names, tolerance)
         self._end = None if time_limit is None else time.perf_counter() + time_limit
         self._kept: dict[int, Any] = {}
         if name != "highs":
@@ -102,6 +112,7 @@ class Solver:
             time_limit=self.left(),
             rel_gap=gap,
             threads=1,
+            solver_options=self._options,
             raise_exception_on_nonoptimal_result=False,
             load_solutions=False,
         )
