@@ -165,8 +165,11 @@ class LogConfig(Record):
 
 
 class AnalyzeConfig(Record):
-    """``[analyze]``: what is measured beside accesses."""
+    """``[analyze]``: how accesses are counted, and what is measured beside them."""
 
+    exact_rows: int = Field(default=20_000_000, ge=1)
+    """Distinct rows of a table that are counted and ranked; of one with more, a sketch finds the
+    hottest so many, and a sample tells of the rest."""
     tt_ranks: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Ranks at which whole tables are tried in tensor-train form; it takes time."""
     tt_tables: tuple[str, ...] = ()

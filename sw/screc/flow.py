@@ -60,7 +60,8 @@ class Bar:
 class Context:
     """What every step gets: the resolved configuration, the output folder, and a way to report.
 
-    ``verbosity``: -1 quiet, 0 normal, 1 and up more. People's text goes to stderr.
+    ``verbosity``: -1 quiet, 0 normal, 1 and up more. People's text goes to stderr. ``workers`` or
+    ``scheduler``: of the Dask cluster that steps may use; no result depends on them.
     """
 
     config: Config
@@ -68,6 +69,8 @@ class Context:
     out: Path
     verbosity: int = 0
     console: Console = dataclasses.field(default_factory=lambda: Console(stderr=True))
+    workers: int | None = None
+    scheduler: str | None = None
 
     @classmethod
     def create(cls, config: Config, out: Path, verbosity: int = 0) -> Context:
@@ -158,6 +161,7 @@ STEPS: dict[str, Step] = {
             inputs=lambda ctx: [
                 _log_inputs(ctx),
                 dataclasses.asdict(ctx.shape),
+                ctx.config.analyze.exact_rows,
                 _trial_inputs(ctx),
             ],
         ),

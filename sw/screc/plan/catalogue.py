@@ -323,7 +323,7 @@ class Catalogue:
         beats = cores * core.pass_beats * -(-each // core.params.slots)
         copies = min(max(memory, 1), cores)
         weights = copies * BEAT_BYTES * core.weight_beats
-        if not memory and weights:
+        if not memory:  # requests, and weights, come through the host's port
             capacity["port"] = clock
             capacity["dram"] = 1.0
             capacity["dram_bytes"] = float(budget.dram_bytes)

@@ -26,7 +26,7 @@ COARSE = 48
 FINE = 24
 """Pieces that an interval around a split is cut into at a time."""
 
-REPLICATED = 0
+REPLICATED = 64
 """Tables that may be replicated at most: those with the most bytes of partials per byte of rows."""
 
 REPLICATED_SHARE = 0.02

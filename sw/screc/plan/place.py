@@ -221,8 +221,9 @@ class _Costs:
             if tier != "tt":
                 found[f"{tier}_bytes"] += rows * row.stride
         if problem.exchange:
+            # of a table's parts on a device one sends its bags: each counts for its share
             for name, value in costs.partial_out(table, budget).items():
-                found[name] += value * table.bags
+                found[name] += value * table.bags / unit.of
         return found
 
 
@@ -384,8 +385,7 @@ def _fixed_loads(rated: _Costs, decision: Decision, device: _Device) -> costs.Lo
     found["onchip_bytes"] += min(decision.reserve * device.pattern.memory / 2, room / 4)
     for number, tier in decision.whole.items():
         table = problem.tables[number]
-        copies = max(device.pattern.memory, 1)
-        found[f"{tier}_bytes"] += table.shape.rows * table.stride * copies
+        found[f"{tier}_bytes"] += table.shape.rows * table.stride
     return found
 
 
@@ -455,8 +455,9 @@ def _table_plans(
         name, rows = table.shape.name, table.shape.rows
         whole = decision.whole.get(number)
         if whole is not None and cores:
-            own: tuple[Range, ...] = (Range(tier=whole, first=0, last=rows, replicated=True),)
-            plans.append(TablePlan(table=name, ranges=own))
+            unit = Unit(number, ((whole, 0, rows),))
+            copies = _striped_ranges([unit], cores, number % cores, replicated=True)
+            plans.append(TablePlan(table=name, ranges=copies))
             continue
         units = by_table.get(number)
         if not units or not cores:
@@ -500,7 +501,9 @@ def tt_part(first: int, last: int, dim: int, like: TtShape, pins: int) -> TtPart
     return TtPart(first, last, shape, min(pins, shape.prefixes))
 
 
-def _striped_ranges(units: Sequence[Unit], cores: int, shift: int) -> tuple[Range, ...]:
+def _striped_ranges(
+    units: Sequence[Unit], cores: int, shift: int, *, replicated: bool = False
+) -> tuple[Range, ...]:
     """Ranges of units of one table on one device, over its memory cores."""
     found: list[Range] = []
     by_of: dict[int, list[Unit]] = defaultdict(list)
@@ -522,7 +525,14 @@ def _striped_ranges(units: Sequence[Unit], cores: int, shift: int) -> tuple[Rang
                 stripe = _stripe(wide, own, first, last)
                 if stripe is not None or wide == 1:
                     found.append(
-                        Range(tier=tier, first=first, last=last, stripe=stripe, core=core)
+                        Range(
+                            tier=tier,
+                            first=first,
+                            last=last,
+                            stripe=stripe,
+                            core=core,
+                            replicated=replicated,
+                        )
                     )
     return tuple(found)
 

@@ -411,9 +411,8 @@ def add_copies(m: pyo.ConcreteModel, pooled: Pooled) -> None:
             for g, t in m.W
             if t == s
         ]
-        # every memory core of a device holds a copy
-        need = sum(size * max(pattern.memory, 1) * v for size, v in rows)
-        most = sum(size * max(pattern.memory, 1) for size, _ in rows)
+        need = sum(size * v for size, v in rows)
+        most = sum(size for size, _ in rows)
         if not most:
             return pyo.Constraint.Skip
         room = max(pattern.capacity[r], 0.0)
@@ -428,7 +427,8 @@ def add_copies(m: pyo.ConcreteModel, pooled: Pooled) -> None:
         for g, t in m.W:
             if t == s:
                 size = pooled.demand(g).shape.rows * pooled.groups[g].row.stride
-                factors.append(float(size * klass.count))
+                copies = 1 if pooled.optimistic and problem.rate is not None else klass.count
+                factors.append(float(size * copies))
                 variables.append(m.whole[g, t])
 
 

@@ -19,7 +19,7 @@ from screc.plan.rates import RateCurve
 from screc.plan.schema import Plan
 from screc.plan.solve import solve
 from screc.plan.tt import COVERAGE, TtWish, reconstructors, with_tt
-from screc.stats import TableStats, read_stats
+from screc.stats import TableStats, behind_edges, read_stats
 from screc_hw.model import ModelShape, TableShape
 from screc_hw.params import DeviceParams
 from screc_hw.protocol import BEAT_BYTES
@@ -238,12 +238,15 @@ def make_demand(table: TableShape, stats: TableStats, wish: PlanTable | None) ->
         unseen = stats.unseen_lookups / samples
     else:
         counts, samples, unseen = stats.hot_counts, max(stats.profile_samples, 1), 0.0
+    behind = None
+    if len(stats.unseen_by_rank):
+        behind = (behind_edges(table.rows - stats.hot), stats.unseen_by_rank)
     tiers: Sequence[str] = DEFAULT_TIERS
     if wish is not None:
         tiers = (wish.pin,) if wish.pin else wish.tiers or DEFAULT_TIERS
     return TableDemand(
         shape=table,
-        rates=RateCurve.from_counts(counts, samples, table.rows, unseen),
+        rates=RateCurve.from_counts(counts, samples, table.rows, unseen, behind),
         bags=sum(feature.coverage for feature in stats.features),
         onchip="onchip" in tiers,
         dram="dram" in tiers,
