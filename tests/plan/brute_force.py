@@ -57,9 +57,10 @@ def random_case(rng):
     pooling = [float(p) for p in rng.uniform(0.3, 6.0, tables)]
     shape = shape_of(rows, dim=dims, pooling=pooling, formats=formats)
     batch = int(rng.choice([8, 32]))
+    copies = not mixed and rng.random() < 0.3
     demands, ranks = [], []
     for table, lookups in zip(shape.tables, pooling, strict=True):
-        demand, cuts = _random_table(rng, table, lookups, most, mixed=mixed)
+        demand, cuts = _random_table(rng, table, lookups, most, copies=copies)
         demands.append(demand)
         ranks.append(cuts)
     # reconstructors for all tables that may have a TT form
@@ -74,7 +75,7 @@ def random_case(rng):
     size = sum(d.shape.rows * d.stride for d in demands)
     catalogue = Catalogue(shape, shape, batch)
     classes = [
-        _random_class(rng, catalogue, size, tt, count=1 if mixed else 2, number=i)
+        _random_class(rng, catalogue, size, tt, count=1 if mixed else 2, number=i, copies=copies)
         for i in range(2 if mixed else 1)
     ]
     problem = Problem(
@@ -91,7 +92,7 @@ def random_case(rng):
     return Case(problem, ranks)
 
 
-def _random_table(rng, table, lookups, most, *, mixed):
+def _random_table(rng, table, lookups, most, *, copies):
     """A demand with rates in a few steps, and its intervals' borders."""
     rows = table.rows
     pieces = int(rng.integers(1, min(rows, 12) + 1))
@@ -112,8 +113,7 @@ def _random_table(rng, table, lookups, most, *, mixed):
         more = {"dram": False, "ssd": False}
     elif kind < 0.45:
         more = {"onchip_rows": int(rng.choice(cuts))}
-    if not mixed and rng.random() < 0.15:
-        more["replicate"] = bool(rng.random() < 0.8)
+    more["replicate"] = rng.choice([True, False, None]) if copies else False
     may_tt = not table.rowwise and table.dim >= 16 and not more.get("replicate")
     if may_tt and rng.random() < 0.4 and len(cuts) > 1:
         last = int(rng.choice(cuts[1:]))
@@ -135,7 +135,7 @@ def _random_table(rng, table, lookups, most, *, mixed):
     return TableDemand(shape=table, rates=curve, bags=bags, **more), cuts.astype(np.int64)
 
 
-def _random_class(rng, catalogue, size, tt, *, count, number):
+def _random_class(rng, catalogue, size, tt, *, count, number, copies):
     """Devices of which anything may be scarce, with two or three patterns."""
     def log(low, high):
         return float(np.exp(rng.uniform(np.log(low), np.log(high))))
@@ -157,7 +157,8 @@ def _random_class(rng, catalogue, size, tt, *, count, number):
     budget = budget_of("smartssd" if rng.random() < 0.8 or not number else "u50", **figures)
     depth = int(rng.choice([0, max(1, size * rng.uniform(0.05, 0.6) // 64)]))
     patterns = []
-    wanted = int(rng.integers(1, 4))
+    # what copies leave of one pattern of several is no sum: of one it is
+    wanted = 1 if copies else int(rng.integers(1, 4))
     while len(patterns) < wanted:
         memory = int(rng.choice([0, 1, 2], p=[0.15, 0.55, 0.3]))
         compute = int(rng.choice([0, 1, 2], p=[0.15, 0.6, 0.25]))
@@ -217,19 +218,16 @@ class Costs:
         clock = m * spec.clock_mhz * 1e6
         beats = pattern.gather.onchip_beats if m else 0
         link = spec.pcie_gbs * 1e9 * PIPE
-        compute_only = not m
-        streams = pattern.sample_beats > 0
         found = dict.fromkeys(("lookups", "port", "lane", "flight"), clock)
-        found["port"] = spec.clock_mhz * 1e6 if compute_only and streams else clock
         found["fast"] = clock if beats or pattern.tt else 0.0
         found["pool"] = clock * (pattern.gather.pool_beats if m else 0)
         found["tt"] = clock if pattern.tt else 0.0
-        found["dram"] = min(spec.channels, max(m, 1))
+        found["dram"] = min(spec.channels, m)
         found["iops"] = spec.ssd_kiops * 1e3 if m and self.has_ssd else 0.0
         found["p2p"] = spec.p2p_gbs * 1e9 if m and self.has_ssd else 0.0
         found |= {"link_in": link, "link_out": link}
         found["samples"] = pattern.capacity["samples"]
-        held = int(spec.dram_gib * GIB) if m or streams else 0
+        held = int(spec.dram_gib * GIB) if m else pattern.weight_bytes
         found["dram_bytes"] = held - pattern.weight_bytes - 64 * m * len(self.problem.tables)
         found["ssd_bytes"] = int(spec.ssd_gib * GIB) if m and self.has_ssd else 0
         found["onchip_bytes"] = beats * 64 * m
@@ -357,7 +355,7 @@ class Options:
         )
 
 
-def options(case, costs, number):
+def options(case, costs, number, *, exchange):
     """All that may be decided for a table."""
     problem = case.problem
     demand, cuts = problem.tables[number], case.ranks[number].tolist()
@@ -366,7 +364,6 @@ def options(case, costs, number):
         [(k, s) for k, c in enumerate(costs) for s in TIERS if _may(demand, c, first, s)]
         for first, _ in intervals
     ]
-    exchange = problem.devices > 1
     total = demand.rates.lookups
     found = []
     shape = (len(costs), len(NAMES))
@@ -404,7 +401,8 @@ def options(case, costs, number):
                 size = demand.bags * costs[0].partial(number)[0]
                 in_joules = np.array([demand.bags * c.partial(number)[1] for c in costs])
             found.append((loads, joules, size, in_joules))
-    if demand.replicate and exchange:
+    chosen = demand.replicate is None and demand.tt is None and (demand.dram or demand.onchip)
+    if (demand.replicate or chosen) and exchange and len(costs) == 1:
         for s in ("onchip", "dram"):
             if not all((0, s) in each for each in places):
                 continue
@@ -456,14 +454,12 @@ def optimum(case, objective="throughput", rate=None):
     """Least seconds, joules or devices; inf where there is nothing to choose."""
     problem = case.problem
     costs = [Costs(problem, k) for k in range(len(problem.classes))]
-    every = None
-    for number in range(len(problem.tables)):
-        mine = options(case, costs, number)
-        if mine is None:
-            return math.inf
-        every = mine if every is None else every.times(mine)
+    several, alone = (_every(case, costs, exchange=exchange) for exchange in (True, False))
     best = math.inf
     for counts in device_sets(problem):
+        every = several if sum(counts.values()) > 1 else alone
+        if every is None:
+            continue
         fits = _fits(problem, costs, every, counts)
         if not fits.any():
             continue
@@ -472,35 +468,42 @@ def optimum(case, objective="throughput", rate=None):
     return best
 
 
+def _every(case, costs, *, exchange):
+    """All that may be decided for all tables."""
+    every = None
+    for number in range(len(case.problem.tables)):
+        mine = options(case, costs, number, exchange=exchange)
+        if mine is None:
+            return None
+        every = mine if every is None else every.times(mine)
+    return every
+
+
 def _fits(problem, costs, every, counts):
     """Of which options everything fits the devices."""
     good = np.ones(len(every.size), bool)
+    # rings of all devices of a class, in use or not; of one device where it is alone
     for k, cost in enumerate(costs):
+        rings = cost.klass.count if sum(counts.values()) > 1 else 1
         at = {name: every.loads[:, k, i] for name, i in AT.items()}
         mine = {p: n for (kk, p), n in counts.items() if kk == k}
         patterns = cost.klass.patterns
         held = dict.fromkeys(("onchip_bytes", "dram_bytes", "ssd_bytes"), 0.0)
-        cores = 0
+        devices = 0
         for p, n in mine.items():
             capacity = cost.capacity(patterns[p])
             for name in held:
                 held[name] += n * capacity[name]
-            cores += n * max(patterns[p].memory, 1)
+            devices += n
             for name in ("onchip", "dram"):
-                room = patterns[p].memory * patterns[p].gather.onchip_beats * 64 if (
-                    patterns[p].memory and name == "onchip"
-                ) else 0
-                if name == "dram":
-                    room = int(cost.spec.dram_gib * GIB) if patterns[p].capacity["dram_bytes"] else 0
-                need = at[f"{name}_copy"] * max(patterns[p].memory, 1)
-                good &= need <= room * (1 + 1e-12)
-        slack = cost.klass.count * 2 * 32 * 64 * max(
+                good &= at[f"{name}_copy"] <= capacity[f"{name}_bytes"] * (1 + 1e-12)
+        slack = rings * 2 * 32 * 64 * max(
             row_sizes(problem.shape, t.shape)[0] for t in problem.tables
         )
         ring = at["ring"] + slack * (at["staged"] > 0)
         used = {
-            "onchip_bytes": at["onchip_bytes"] + cores * at["onchip_copy"],
-            "dram_bytes": at["dram_bytes"] + cores * at["dram_copy"] + ring,
+            "onchip_bytes": at["onchip_bytes"] + devices * at["onchip_copy"],
+            "dram_bytes": at["dram_bytes"] + devices * at["dram_copy"] + ring,
             "ssd_bytes": at["ssd_bytes"],
         }
         for name, need in used.items():
@@ -517,13 +520,20 @@ def _best_shares(problem, costs, every, counts, objective, rate):
     """Best share of samples of each of one or two patterns; of all options the least value."""
     keys = sorted(counts)
     sides = []  # per key: loads of a sample by class and resource, joules
+    own = []  # per key: seconds of a sample at a port of the device's own
     for k, p in keys:
         loads = np.zeros((len(every.size), len(costs), len(TIMES)))
-        mine, joules = costs[k].sample(costs[k].klass.patterns[p])
+        pattern = costs[k].klass.patterns[p]
+        mine, joules = costs[k].sample(pattern)
         for name, value in mine.items():
             loads[:, k, AT[name]] += value
         loads[:, k, AT["link_in"]] += every.size
         loads[:, k, AT["dram"]] += 2 * every.size / costs[k].stream
+        own.append(np.zeros(len(every.size)))
+        if not pattern.memory:
+            beats, seconds = loads[:, k, AT["port"]], loads[:, k, AT["dram"]].copy()
+            own[-1] = np.maximum(beats / (costs[k].spec.clock_mhz * 1e6), seconds) / counts[k, p]
+            loads[:, k, [AT["port"], AT["dram"]]] = 0
         sides.append((loads, joules + every.in_joules[:, k]))
     capacity = np.zeros((len(costs), len(TIMES)))
     samples = []
@@ -565,6 +575,7 @@ def _best_shares(problem, costs, every, counts, objective, rate):
         if not samples[0]:
             return math.inf
         lines.append((np.full(len(every.size), 1 / samples[0]), np.zeros(len(every.size))))
+        lines.append((own[0], np.zeros(len(every.size))))
         low = high = 0.0
     else:
         first, second = samples
@@ -576,6 +587,8 @@ def _best_shares(problem, costs, every, counts, objective, rate):
             lines.append((zero, one / first))
         if second:
             lines.append((one / second, -one / second))
+        lines.append((zero, own[0]))
+        lines.append((own[1], -own[1]))
     if objective == "throughput":
         value = _least_peak(lines, low, high)
         return float(np.where(unable, math.inf, value).min())

@@ -130,6 +130,15 @@ def least_value(
         Whether each interval must be in one tier of one class; else they may be split.
     """
     exact = Solver(solver, tolerance=EXACT)
+    return min(
+        _least_value(each, ranks, exact, borders=borders) for each in (problem, *_alone(problem))
+    )
+
+
+def _least_value(
+    problem: Problem, ranks: Sequence[Ints], exact: Solver, *, borders: bool
+) -> float:
+    """Least value where bags are exchanged, unless the problem has one device."""
     groups = make_groups(problem, merge=False)
     cuts = [np.searchsorted(g.start, r) for g, r in zip(groups, ranks, strict=True)]
     model = _Model.make(problem, groups, cuts, margin=0.0, borders=borders)
@@ -151,6 +160,16 @@ def least_value(
         middle = math.sqrt(low * high) if low else high / 64
         low, high = (low, middle) if feasible(middle) else (middle, high)
     return high
+
+
+def _alone(problem: Problem) -> list[Problem]:
+    """The problem of one device, of each class: it exchanges nothing."""
+    if problem.devices == 1:
+        return []
+    return [
+        dataclasses.replace(problem, classes=(dataclasses.replace(klass, count=1),))
+        for klass in problem.classes
+    ]
 
 
 class _Search:

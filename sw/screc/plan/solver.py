@@ -107,15 +107,19 @@ class Solver:
             updates.check_for_new_or_removed_params = False
             updates.update_constraints = False
             updates.update_named_expressions = False
-        result = solver.solve(
-            model,
-            time_limit=self.left(),
-            rel_gap=gap,
-            threads=1,
-            solver_options=self._options,
-            raise_exception_on_nonoptimal_result=False,
-            load_solutions=False,
-        )
+        # at the very edge of what is feasible, HiGHS 1.15 may fail in presolve
+        for presolve in ("choose", "off"):
+            result = solver.solve(
+                model,
+                time_limit=self.left(),
+                rel_gap=gap,
+                threads=1,
+                solver_options=self._options | {"presolve": presolve},
+                raise_exception_on_nonoptimal_result=False,
+                load_solutions=False,
+            )
+            if result.termination_condition is not TerminationCondition.error:
+                break
         if result.solution_status in (SolutionStatus.optimal, SolutionStatus.feasible):
             result.solution_loader.load_vars()
             bound = result.objective_bound
