@@ -25,7 +25,7 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import pyomo.environ as pyo
 from pyomo.core.expr import LinearExpression
@@ -57,9 +57,9 @@ class Pooled:
     """A problem as the model sees it: its intervals, and how far they may be trusted.
 
     ``intervals[g]`` are those of group ``g``, hottest first. With ``optimistic`` whatever whole
-    devices and whole rows cost beyond the sums is left out, so that no plan does better. ``reserve``
-    bytes of each memory core's room for rows on chip are left free for uneven stripes, and a share
-    ``margin`` of each memory for whole rows and whole beats.
+    devices and whole rows cost beyond the sums is left out, so that no plan does better. Of each
+    memory core's room for rows on chip ``reserve`` bytes are left free for uneven stripes, and of
+    each memory the share ``margin`` for whole rows and whole beats.
     """
 
     problem: Problem
@@ -101,7 +101,7 @@ class Pooled:
 
     def loads(self, klass: int, group: int, interval: Interval, tier: Tier) -> Loads:
         """Loads of all rows of an interval in a tier of a class, exchange included."""
-        problem, row, demand = self.problem, self.groups[group].row, self.demand(group)
+        problem, row = self.problem, self.groups[group].row
         budget = problem.classes[klass].budget
         found: Loads = defaultdict(float)
 
@@ -164,6 +164,7 @@ class Pooled:
         )
 
     def tt_option(self, group: int) -> TtOption:
+        """TT form of a group that has one."""
         option = self.demand(group).tt
         assert option is not None  # asked of groups with a TT form only
         return option
@@ -183,7 +184,9 @@ class Pooled:
             total += interval.distinct * costs.staged_joules(budget, row)
         if tier == "tt":
             pinned = self._pinned(group, interval)
-            total += interval.lookups * costs.tt_joules(budget, self.tt_option(group), pinned=pinned)
+            total += interval.lookups * costs.tt_joules(
+                budget, self.tt_option(group), pinned=pinned
+            )
         if self.problem.exchange:
             for number, lookups in self._owners(group, interval):
                 table = self.problem.tables[number]
@@ -246,13 +249,15 @@ def add_variables(
         for k in classes
     ]
     m.C = pyo.Set(initialize=chosen, dimen=2)
-    count, yes = (pyo.NonNegativeIntegers, pyo.Binary) if integral else (
-        pyo.NonNegativeReals,
-        pyo.UnitInterval,
+    count, yes = (
+        (pyo.NonNegativeIntegers, pyo.Binary)
+        if integral
+        else (
+            pyo.NonNegativeReals,
+            pyo.UnitInterval,
+        )
     )
-    m.devices = pyo.Var(
-        m.P, domain=count, bounds=lambda m, k, p: (0, problem.classes[k].count)
-    )
+    m.devices = pyo.Var(m.P, domain=count, bounds=lambda m, k, p: (0, problem.classes[k].count))
     m.computed = pyo.Var(m.P, bounds=(0, 1))
     m.share = pyo.Var(m.S, domain=pyo.Binary if borders else pyo.UnitInterval)
     m.whole = pyo.Var(m.W, domain=yes)
@@ -281,9 +286,7 @@ def add_terms(m: pyo.ConcreteModel, pooled: Pooled) -> None:
     for k, p in m.P:
         klass = problem.classes[k]
         pattern = klass.patterns[p]
-        for name, value in costs.sample_loads(
-            problem, klass.budget, pattern.sample_beats
-        ).items():
+        for name, value in costs.sample_loads(problem, klass.budget, pattern.sample_beats).items():
             if not pattern.memory and name in OWN:
                 continue  # see Pooled.sample_rate
             terms[k, name][0].append(value)
@@ -296,8 +299,9 @@ def add_device_count(m: pyo.ConcreteModel, pooled: Pooled) -> None:
     classes = pooled.problem.classes
     m.device_count = pyo.Constraint(
         m.K,
-        rule=lambda m, k: sum(m.devices[k, p] for p in range(len(classes[k].patterns)))
-        <= classes[k].count,
+        rule=lambda m, k: (
+            sum(m.devices[k, p] for p in range(len(classes[k].patterns))) <= classes[k].count
+        ),
     )
 
 
@@ -359,7 +363,7 @@ def add_capacity(m: pyo.ConcreteModel, pooled: Pooled) -> None:
     m.capacity = pyo.Constraint(m.K, costs.TIMES, rule=rule)
 
 
-def _partials_in(m: pyo.ConcreteModel, pooled: Pooled, k: int, r: str) -> object:
+def _partials_in(m: pyo.ConcreteModel, pooled: Pooled, k: int, r: str) -> Any:
     """Load of bags that come in from the devices that hold rows of them.
 
     With one class they come to it, whoever computes. With several, each class takes its share of
@@ -589,9 +593,7 @@ def add_latency(m: pyo.ConcreteModel, pooled: Pooled) -> None:
     problem = pooled.problem
     if problem.max_latency is None:
         return
-    slow = [
-        (k, p) for k, p in m.P if problem.classes[k].patterns[p].latency > problem.max_latency
-    ]
+    slow = [(k, p) for k, p in m.P if problem.classes[k].patterns[p].latency > problem.max_latency]
     m.latency = pyo.Constraint(slow, rule=lambda m, k, p: m.computed[k, p] <= 0)
 
 
@@ -614,9 +616,7 @@ FAMILIES: tuple[Callable[[pyo.ConcreteModel, Pooled], None], ...] = (
 """Every family of constraints; :func:`build_model` adds them in this order."""
 
 
-def energy(
-    m: pyo.ConcreteModel, pooled: Pooled, seconds: float, *, scale: float = 1.0
-) -> object:
+def energy(m: pyo.ConcreteModel, pooled: Pooled, seconds: float, *, scale: float = 1.0) -> object:
     """Joules per sample at ``seconds`` per sample, times ``scale``, as an expression."""
     problem = pooled.problem
     factors: list[float] = []
