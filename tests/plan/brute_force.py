@@ -375,8 +375,8 @@ def options(case, costs, number, *, exchange):
         }
         for chosen in itertools.product(*places):
             tiers = [TIERS.index(s) for _, s in chosen]
-            if len(costs) == 1 and tiers != sorted(tiers):
-                continue  # a hotter interval is not in a slower tier
+            if (len(costs) == 1 or not exchange) and tiers != sorted(tiers):
+                continue  # of one class, a hotter interval is not in a slower tier
             loads, joules = np.zeros(shape), 0.0
             size, in_joules = 0.0, np.zeros(len(costs))
             for j, (k, s) in enumerate(chosen):

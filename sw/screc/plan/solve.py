@@ -169,16 +169,17 @@ def least_value(
         Whether each interval must be in one tier of one class; else they may be split.
     """
     exact = Solver(solver, tolerance=EXACT)
-    return min(
-        _least_value(each, ranks, exact, borders=borders) for each in (problem, *_alone(problem))
-    )
+    best = math.inf
+    for each in (problem, *_alone(problem)):
+        groups = make_groups(each, merge=False)
+        cuts = [np.searchsorted(g.start, r) for g, r in zip(groups, ranks, strict=True)]
+        model = _Model.make(each, groups, cuts, margin=0.0, borders=borders)
+        best = min(best, _least_value(each, model, exact, best))
+    return best
 
 
-def _least_value(problem: Problem, ranks: Sequence[Ints], exact: Solver, *, borders: bool) -> float:
-    """Least value where bags are exchanged, unless the problem has one device."""
-    groups = make_groups(problem, merge=False)
-    cuts = [np.searchsorted(g.start, r) for g, r in zip(groups, ranks, strict=True)]
-    model = _Model.make(problem, groups, cuts, margin=0.0, borders=borders)
+def _least_value(problem: Problem, model: _Model, exact: Solver, known: float) -> float:
+    """Least value of a model if it is below ``known``."""
     if problem.objective != "throughput":
         assert problem.rate is not None  # Problem's contract for these objectives
         model.aim(1 / problem.rate, problem.objective)
@@ -190,13 +191,28 @@ def _least_value(problem: Problem, ranks: Sequence[Ints], exact: Solver, *, bord
         model.aim(seconds, "devices")
         return exact.solve(model.m, gap=1e9).feasible
 
-    if not feasible(LONGEST):
+    low, high = 0.0, known * (1 - EXACT)
+    if math.isinf(known):
+        high = _first_guess(problem)
+        while not feasible(high):
+            low, high = high, 64 * high
+            if high > LONGEST:
+                return math.inf
+    elif not feasible(high):
         return math.inf
-    low, high = 0.0, LONGEST
     while high > low * (1 + EXACT):
         middle = math.sqrt(low * high) if low else high / 64
         low, high = (low, middle) if feasible(middle) else (middle, high)
     return high
+
+
+def _first_guess(problem: Problem) -> float:
+    """Time in which all devices could take all lookups if each were one beat."""
+    rate = sum(
+        klass.count * max(p.capacity["lookups"] for p in klass.patterns)
+        for klass in problem.classes
+    )
+    return max(problem.lookups, 1.0) / rate
 
 
 def _alone(problem: Problem) -> list[Problem]:
@@ -290,7 +306,7 @@ class _Search:
 
         ``lower`` is known to be too short, or 0.
         """
-        high = guess or self._first_guess()
+        high = guess or _first_guess(self.problem)
         step = 4 * tolerance if guess else 1.0
         while not self._solve(model, high, "energy"):
             lower, high = high, high * (1 + step)
@@ -317,14 +333,6 @@ class _Search:
                 lower = middle
         self._solve(model, high, "energy")
         return high
-
-    def _first_guess(self) -> float:
-        """Time in which all devices could take all lookups if each were one beat."""
-        rate = sum(
-            klass.count * max(p.capacity["lookups"] for p in klass.patterns)
-            for klass in self.problem.classes
-        )
-        return max(self.problem.lookups, 1.0) / rate
 
     def _bound(self, value: float, relaxed: float) -> float:
         """Largest time per sample that is proven too short, from ``value`` downwards."""
