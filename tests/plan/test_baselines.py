@@ -462,8 +462,10 @@ def test_the_monolithic_model_refuses_what_it_has_not():
 # --- scores ---
 
 
-def plan_of(value):
-    return types.SimpleNamespace(value=value, bound=value, gap=0.0, intervals=7, bottleneck="dram")
+def plan_of(value, devices=1):
+    return types.SimpleNamespace(
+        devices=(None,) * devices, value=value, bound=value, gap=0.0, intervals=7, bottleneck="dram"
+    )
 
 
 @pytest.fixture
@@ -507,17 +509,18 @@ def test_an_infeasible_baseline_has_its_reason(scored):
 
 def test_fewer_devices_are_tried_where_they_may_be_better(scored):
     problem = problem_of(CURVES, devices=((8, 1.0),), objective="devices", rate=1.0)
-    assert compare_one(problem, plan_of(2), "greedy_lookups").value == 2
+    # from the bound on, which is 1 here
+    assert compare_one(problem, plan_of(1), "greedy_lookups").value == 2
     assert [p.devices for p in scored] == [1, 2]
     scored.clear()
     problem = dataclasses.replace(problem, objective="energy")
-    assert compare_one(problem, plan_of(1.0), "greedy_lookups").value == 1.0
-    assert [p.devices for p in scored] == [1, 2, 3, 4]
+    assert compare_one(problem, plan_of(1.0, devices=3), "greedy_lookups").value == 1.0
+    assert [p.devices for p in scored] == [2, 3, 4]
 
 
 def test_devices_of_all_classes_are_dropped_in_turn():
     problem = problem_of(CURVES, devices=((2, 1.0), (1, 2.0)), objective="devices", rate=1.0)
-    fewer = list(baselines._with_fewer_devices(problem))
+    fewer = list(baselines._with_fewer_devices(problem, 0))
     counts = [[(c.count, c.budget.dram_bytes) for c in p.classes] for p in fewer]
     mib = GIB // 1024
     assert counts == [
@@ -527,6 +530,7 @@ def test_devices_of_all_classes_are_dropped_in_turn():
         [(2, mib)],
         [(2, mib), (1, 2 * mib)],
     ]
+    assert [p.devices for p in baselines._with_fewer_devices(problem, 3)] == [3]
 
 
 def test_ablations_take_choices_away():
@@ -593,6 +597,19 @@ def test_only_is_for_the_plan_bench():
         CliRunner().invoke(
             cli, ["bench", "encode", "--only", "rm1"], standalone_mode=False, catch_exceptions=False
         )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rm1", "three-tiers"])
+def test_no_baseline_is_better_than_the_plan(name):
+    (result,) = bench_plan.bench([name])
+    assert result["checker_ok"]
+    assert result["gap"] <= 0.01
+    assert set(result["baselines"]) == set(baselines.names())
+    for value in result["baselines"].values():
+        if value is not None:
+            assert value >= result["value"] * (1 - 1e-9)
+    assert result["factor_to_best_baseline"] > 1.5
 
 
 # --- screc plan --compare ---
