@@ -165,6 +165,61 @@ def new(folder: Path) -> None:
     click.echo(f"now: screc run {folder / 'config.toml'}", err=True)
 
 
+@cli.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="The table: FILE.parquet. What is finished is kept in FILE.parquet.work beside it.",
+)
+@click.option(
+    "--set",
+    "grid",
+    multiple=True,
+    metavar="KEY=V1,V2,...",
+    help="Values of a configuration key. With several keys: every combination.",
+)
+@click.option("--workers", type=click.IntRange(min=1), help="Processes; default: one per core.")
+@click.option("--scheduler", metavar="ADDRESS", help="Use the Dask cluster of this scheduler.")
+@click.option("--rtl", metavar="all|best|pareto|N", help="Simulate these points; N: the N best.")
+@click.option("--picture", type=click.Choice(("svg", "png")), default="svg", help="Its format.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON to stdout.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+def sweep(
+    config: Path,
+    output: Path,
+    grid: Sequence[str],
+    workers: int | None,
+    scheduler: str | None,
+    rtl: str | None,
+    picture: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Plan every point of a grid of settings, simulate chosen ones, find the best.
+
+    Started again after it was stopped, it goes on where it was.
+    """
+    from screc.errors import CheckError
+    from screc.sweep import command
+    from screc.sweep.workers import available_cores
+
+    options = command.Options(
+        workers=available_cores() if workers is None else workers,
+        scheduler=scheduler,
+        rtl=rtl,
+        picture=picture,
+        quiet=quiet,
+    )
+    found = command.sweep(config, grid, output, options)
+    if as_json:
+        emit_json(command.summarise(found))
+    if found.mismatches:
+        raise CheckError(str(found.mismatches[0]["message"]))
+
+
 @cli.command("import")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option(

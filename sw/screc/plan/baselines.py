@@ -946,6 +946,6 @@ def _solve(problem: Problem, time_limit: float | None) -> Plan:
 
 
 def _solve_placed(problem: Problem, placement: Placement) -> Plan:
-    from screc.plan.solve import solve_placed
+    from screc.plan.placed import solve_placed
 
     return solve_placed(problem, placement.devices)
