@@ -37,8 +37,8 @@ LONGEST = 10.0
 MICRO = 1e6
 """Energies are in microjoules in the model, so that its costs are near 1."""
 
-ROUNDS = 4
-"""Refinements of the intervals at most; two are usual."""
+RELAXED_ROUNDS, ROUNDS = 2, 5
+"""Refinements of the intervals at most, of the relaxed model and of the true one; two are usual."""
 
 SLACKS = (0.0, 0.0005, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 """Shares of a required time that are kept free, in turn, until a placement keeps it."""
@@ -59,6 +59,7 @@ class _Model:
 
     pooled: Pooled
     m: pyo.ConcreteModel
+    objective: str | None = None
 
     @classmethod
     def make(
@@ -90,10 +91,13 @@ class _Model:
     def aim(self, seconds: float, objective: str) -> None:
         """Set the time per sample and what is least at it."""
         self.m.T = seconds
-        if hasattr(self.m, "goal"):
+        if objective == self.objective:
+            return
+        if self.objective is not None:
             self.m.del_component(self.m.goal)
+        self.objective = objective
         expression = {
-            "energy": lambda: pool.energy(self.m, self.pooled, seconds, scale=MICRO),
+            "energy": lambda: pool.energy(self.m, self.pooled, scale=MICRO),
             "devices": lambda: pool.devices(self.m, self.pooled),
         }[objective]()
         self.m.goal = pyo.Objective(expr=expression)
@@ -238,7 +242,7 @@ class _Search:
         self.groups = make_groups(problem)
         self.reserve = 4.0 * BEAT_BYTES * max(8, -(-len(problem.tables) // problem.devices))
         self.cuts = [
-            group.coarse() if len(group.tables) > 1 or len(self.groups) < 8 else group.coarse(16)
+            group.coarse() if len(group.tables) > 1 or len(self.groups) < 8 else group.coarse(10)
             for group in self.groups
         ]
 
@@ -278,14 +282,14 @@ class _Search:
     def _relaxed(self) -> float:
         """Time per sample if devices could be divided, with intervals fine at its splits."""
         least = None
-        for _ in range(ROUNDS):
+        for _ in range(RELAXED_ROUNDS):
             model = self._model(integral=False)
             if least is None:
                 self._require()
             least = self._least_time(model, lower=0.0, guess=least, tolerance=LP_TOLERANCE)
             if self._refine(model):
                 break
-        assert least is not None  # ROUNDS is at least 1
+        assert least is not None  # RELAXED_ROUNDS is at least 1
         return least
 
     def _require(self) -> None:
