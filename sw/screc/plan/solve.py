@@ -120,41 +120,41 @@ def solve(
     started = time.perf_counter()
     chosen = Solver(solver, time_limit)
     search = _Search(problem, chosen, progress)
-    found: Plan | PlanError
-    try:
-        found = search.fastest() if problem.objective == "throughput" else search.at_rate()
-    except PlanError as error:
-        found = error
+    several = found = _tried(search)
+    bounds = []
     for alone in _alone(problem):
-        found = _better(found, alone, chosen, progress)
+        progress("one device")
+        one = _Search(alone, chosen, lambda text: None)
+        bound = one.least()
+        if bound is None:
+            continue
+        if isinstance(found, PlanError) or bound < found.value:
+            plan = _tried(one)
+            if isinstance(plan, Plan):
+                bound = plan.bound
+                if isinstance(found, PlanError) or plan.value < found.value:
+                    found = plan
+        bounds.append(bound)
     if isinstance(found, PlanError):
         raise found
-    gap = abs(found.value - found.bound) / found.bound
-    return found.model_copy(update={"gap": gap, "solve_seconds": time.perf_counter() - started})
+    # without a placement on several devices there may be a plan that was not found all the same
+    least = several.bound if isinstance(several, Plan) else search.least()
+    bound = min(bounds if least is None else [least, *bounds])
+    return found.model_copy(
+        update={
+            "bound": bound,
+            "gap": abs(found.value - bound) / bound,
+            "solve_seconds": time.perf_counter() - started,
+        }
+    )
 
 
-def _better(
-    found: Plan | PlanError, alone: Problem, solver: Solver, progress: Progress
-) -> Plan | PlanError:
-    """Return the plan of one device where it is better; its bound counts in any case."""
-    progress("one device")
-    search = _Search(alone, solver, lambda text: None)
-    value = math.inf if isinstance(found, PlanError) else found.value
-    bound = search.least()
-    if bound is None:
-        return found
-    plan: Plan | None = None
-    if bound < value:
-        try:
-            plan = search.fastest() if alone.objective == "throughput" else search.at_rate()
-        except PlanError:
-            plan = None
-    if plan is not None:
-        bound = plan.bound
-    if isinstance(found, PlanError):
-        return found if plan is None else plan
-    best = plan if plan is not None and plan.value < found.value else found
-    return best.model_copy(update={"bound": min(found.bound, bound)})
+def _tried(search: _Search) -> Plan | PlanError:
+    """Return the search's plan, or why there is none."""
+    try:
+        return search.fastest() if search.problem.objective == "throughput" else search.at_rate()
+    except PlanError as error:
+        return error
 
 
 def least_value(
