@@ -19,17 +19,17 @@ import pyomo.environ as pyo
 from screc.devices import DeviceSpec, all_devices
 from screc.errors import CheckError, Need, PlanError, PlanErrorKind
 from screc.plan.budget import GIB, RESOURCES
-from screc.plan.catalogue import RATES, Pattern, excess
+from screc.plan.catalogue import RATES, excess, frontier
 from screc.plan.place import place
 from screc.plan.pool import Pooled
 from screc.plan.problem import Problem, TableDemand
-from screc.plan.rebuild import rebuild, replaced, with_patterns
-from screc.plan.solve import LONGEST, SLACKS, _Model, _Search, decide
+from screc.plan.rebuild import rebuild
+from screc.plan.solve import LONGEST, ROUNDS, SLACKS, _Model, _Search, decide
 from screc.plan.solver import Solver
 from screc_hw.protocol import BEAT_BYTES
 
-CLOSE = 2e-3
-"""Relative distance from an amount that is known not to suffice."""
+CLOSE = 1e-2
+"""Relative distance from an amount that is known not to suffice, at most."""
 
 DIGITS = 5
 """Significant digits of an amount, rounded to the side that suffices."""
@@ -40,7 +40,7 @@ MOST_CLOCK = 1000.0
 MOST_DEVICES = 64
 """Times as many devices as there are that are tried for a hint."""
 
-EXTENDED = (1.1, 1.25, 1.5, 2.0, 3.0, 5.0)
+EXTENDED = (1.1, 1.3, 1.6, 2.0, 3.0)
 """Factors of all logic for which patterns are enumerated that do not fit."""
 
 TINY = 1e-3
@@ -322,11 +322,9 @@ class _Explainer:
         """Raises with which rows can be placed on single devices too."""
         if self._test(found, self.planned):
             return found
-        start = found or {
-            key: 0.0
-            for key in self.amounts
-            if key[1] in ("dram_gib", "latency_ms") or (key[1] == "rate" and self.problem.rate)
-        }
+        start = found | {key: found.get(key, 0.0) for key in self.amounts if key[0] == PLAN}
+        if not start:
+            start = {key: 0.0 for key in self.amounts if key[1] == "dram_gib"}
         step = 0.005
         while step < 8:
             raises = {
@@ -446,15 +444,14 @@ class _Explainer:
         """Least weighted sum of relative raises, by the pooled model; exact for its devices."""
         problem, own = self._extended()
         allowed = self._allowed()
-        raises: Raises = {}
-        for _ in range(3):
-            search = self._at(problem)
-            first = _Elastic(search._model(), self, allowed, own)
-            raises = first.solve(Solver(self.name))
+        search = self._at(problem)
+        first = _Elastic(search._model(), self, allowed, own)
+        raises = first.solve(Solver(self.name))
+        for _ in range(ROUNDS):
             fixed = _Elastic(search._model(), self, allowed, own, first.devices())
             try:
                 raises = fixed.solve(Solver(self.name))
-            except PlanError:  # the devices chosen do not do alone: as good a guess as any
+            except PlanError:  # the devices chosen do not do alone: the first guess is as good
                 break
             if search._refine(fixed.model):
                 break
@@ -485,17 +482,20 @@ class _Explainer:
                     tried, k, **{name: getattr(spec, name) * factor for name in RESOURCES}
                 ).classes[k]
                 patterns = {p.name: p for p in larger.patterns} | patterns
-            classes.append(dataclasses.replace(base, patterns=tuple(patterns.values())))
+            every = tuple(patterns.values())
+            kept = {every[i].name for i in frontier(every, used=True)} | names
+            every = tuple(p for p in every if p.name in kept)
+            classes.append(dataclasses.replace(base, patterns=every))
             own.append(names)
-        return replaced(problem, classes), own
+        return dataclasses.replace(problem, classes=tuple(classes)), own
 
 
 def _is_close(amount: Amount, low: float, high: float) -> bool:
-    if amount.field in RESOURCES:
-        return high - low <= 1
+    if amount.field in RESOURCES and high - low <= 1:
+        return True
     if not low:
         return high < 1e-9
-    return abs(high / low - 1) <= CLOSE
+    return abs(high / low - 1) <= CLOSE * 1.02
 
 
 def _seconds(problem: Problem) -> float:
@@ -549,7 +549,7 @@ class _Elastic:
             If no raises do.
         """
         m = self.model.m
-        if not solver.solve(m).feasible:
+        if not solver.solve(m, gap=1e-2).feasible:
             raise PlanError(
                 PlanErrorKind.TIER,
                 "rows or samples have no place, whatever is raised",
