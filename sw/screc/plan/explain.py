@@ -12,7 +12,7 @@ import copy
 import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import pyomo.environ as pyo
 
@@ -24,6 +24,7 @@ from screc.plan.place import place
 from screc.plan.pool import Pooled
 from screc.plan.problem import Problem, TableDemand
 from screc.plan.rebuild import rebuild
+from screc.plan.schema import Plan
 from screc.plan.solve import LONGEST, ROUNDS, SLACKS, _Model, _Search, decide
 from screc.plan.solver import Solver
 from screc_hw.protocol import BEAT_BYTES
@@ -281,19 +282,22 @@ class _Explainer:
 
     def planned(self, problem: Problem) -> bool:
         """Whether a plan is placed that keeps the checker's rules."""
-        if not self.fits(problem):
-            return False
-        seconds = _seconds(problem)
+        return self.fits(problem) and self.placed(problem) is not None
+
+    def placed(self, problem: Problem, slacks: Sequence[float] = SLACKS) -> Plan | None:
+        """A plan that keeps the checker's rules, the pooled model's time cut by one slack or another."""
         search = self._at(problem)
-        model = search._model()
-        for slack in SLACKS if problem.rate else SLACKS[:1] * 3:
-            if not search._solve(model, seconds * (1 - slack), "energy"):
-                return False
-            if search._placed(model, seconds * (1 - slack)) is not None:
-                return True
+        model, seconds = search._model(), _seconds(problem)
+        for slack in slacks if problem.rate else slacks[:3]:
+            least = seconds * (1 - slack) if problem.rate else seconds
+            if not search._solve(model, least, "energy"):
+                return None
+            plan = search._placed(model, least)
+            if plan is not None:
+                return plan
             search.reserve *= 2
             model = search._model()
-        return False
+        return None
 
     def _test(self, raises: Raises, holds: Callable[[Problem], bool]) -> bool:
         try:
@@ -315,25 +319,57 @@ class _Explainer:
         if self.fits(self.problem):
             found: Raises = {}
         else:
-            found = self._polished(self._enough(self._elastic()), self.fits)
+            try:
+                raises = self._elastic()
+            except PlanError:  # more logic than any of the extended patterns has
+                raises = {}
+            found = self._polished(self._enough(raises), self.fits)
         return self._placeable(found)
 
     def _placeable(self, found: Raises) -> Raises:
-        """Raises with which rows can be placed on single devices too."""
+        """Raises with which rows can be placed on single devices too, within all limits."""
         if self._test(found, self.planned):
             return found
-        start = found | {key: found.get(key, 0.0) for key in self.amounts if key[0] == PLAN}
-        if not start:
-            start = {key: 0.0 for key in self.amounts if key[1] == "dram_gib"}
-        step = 0.005
-        while step < 8:
-            raises = {
-                key: self._within(key, by + step * (1 + by)) for key, by in start.items()
-            }
+        for raises in self._with_room(found):
             if self._test(raises, self.planned):
                 return self._polished(raises, self.planned)
-            step *= 2
         return found
+
+    def _with_room(self, found: Raises) -> Iterator[Raises]:
+        """Larger raises to try: the figures first, then requirements that a real plan keeps."""
+        rate, latency = (PLAN, "rate"), (PLAN, "latency_ms")
+        free = dataclasses.replace(self.raised(found), max_latency=None)
+        seconds = _seconds(free)
+        search = self._at(dataclasses.replace(free, rate=None))
+        model = search._model()
+        plan = search._placed(model, seconds) if search._solve(model, seconds, "energy") else None
+        if plan is None:  # rows do not fit the devices one by one
+            room = found or {key: 0.0 for key in self.amounts if key[1] == "dram_gib"}
+            for step in (0.005, 0.02, 0.1, 0.5, 2.0):
+                yield {key: self._within(key, by + step * (1 + by)) for key, by in room.items()}
+            return
+        if latency in self.amounts:
+            slow = self.amounts[latency].at(plan.latency * 1e3)
+            for more in (1.001, 1.1, 2.0):
+                yield {key: by for key, by in found.items() if key != latency} | {
+                    latency: max(found.get(latency, 0.0), (1 + slow) * more - 1)
+                }
+        if rate not in self.amounts:
+            return
+        late = plan.seconds / seconds
+        timed = {key: by for key, by in found.items() if not key[1].endswith("_gib")}
+        if set(timed) - {rate, latency}:
+            for more in (1.002, 1.05, 1.2):
+                yield found | {
+                    key: self._within(key, (1 + by) * late * more - 1) for key, by in timed.items()
+                }
+        own = found.get(rate, 0.0)
+        for more in (1.001, 1.02, 1.1, 1.3, 2.0, 5.0):
+            slower = found | {rate: (1 + own) * late * more - 1}
+            yield slower
+            if latency in self.amounts:
+                slow = self.amounts[latency].at(plan.latency * 1e3)
+                yield slower | {latency: max(found.get(latency, 0.0), (1 + slow) * more - 1)}
 
     def _enough(self, raises: Raises) -> Raises:
         """Raise what the elastic model names until there is a solution, then all if need be."""
@@ -363,8 +399,10 @@ class _Explainer:
         ]
 
     def _stranded(self) -> list[TableDemand]:
-        """Tables that only an SSD could hold."""
-        return [t for t in homeless(self.problem) if t.ssd and not t.dram]
+        """Tables that only an SSD could hold, where no device has one that can be used."""
+        if any(each.budget.has_ssd for each in self.problem.classes):
+            return []
+        return [table for table in self.problem.tables if table.ssd and not table.dram]
 
     def _within(self, key: Key, by: float) -> float:
         """Keep the clock below what may be asked for."""
