@@ -16,7 +16,16 @@ from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator,
 from screc.config_validation import PLAIN, TABLE, Record, nearest, read_toml, tagged, validate
 from screc.devices import DeviceConfig
 from screc.errors import ConfigError
-from screc.models import ModelFile, preset_model, preset_names, read_model, to_shape, unsupported
+from screc.models import MAX_ROWS as MAX_TABLE_ROWS
+from screc.models import (
+    ModelFile,
+    planned_only,
+    preset_model,
+    preset_names,
+    read_model,
+    to_shape,
+    unsupported,
+)
 from screc_hw.compute.params import COLUMNS, MAX_ROWS, MIN_ROWS
 from screc_hw.device.params import max_compute, max_memory
 from screc_hw.model import ModelShape
@@ -36,6 +45,10 @@ SUFFIX_FORMATS: dict[str, Format] = {
 """Format of a log whose ``format`` is absent, by the end of its name; any other is Criteo's."""
 
 
+MAX_SCALE = 1e6
+"""Keeps scaled rows finite; how many a table may have is checked once the model is known."""
+
+
 class ModelConfig(Record):
     """``[model]``: which model, and its weights."""
 
@@ -47,6 +60,9 @@ class ModelConfig(Record):
     """A safetensors file with facebookresearch/dlrm's names; absent: drawn from ``seed``."""
     seed: int = Field(default=0, ge=0)
     """Seed of drawn weights and of a synthetic log."""
+    scale: float = Field(default=1.0, gt=0, le=MAX_SCALE)
+    """Rows of every table, as a multiple of the model's, rounded to at least 1; it needs drawn
+    weights."""
     calibration: Clip = "auto"
     """How scales are chosen; ``auto``: tensor by tensor, the rule that moves the logits least."""
 
@@ -57,6 +73,11 @@ class ModelConfig(Record):
             raise ValueError(
                 f'needs preset = "criteo-kaggle" or file = "model.toml", {both}; '
                 f"presets: {', '.join(preset_names())}"
+            )
+        if self.scale != 1 and self.weights is not None:
+            raise ValueError(
+                f"scale = {self.scale} changes the tables' rows, but weights have their own: leave "
+                "out one of them"
             )
         return self
 
@@ -157,8 +178,11 @@ class LogConfig(Record):
 
 
 class AnalyzeConfig(Record):
-    """``[analyze]``: what is measured beside accesses."""
+    """``[analyze]``: how accesses are counted, and what is measured beside them."""
 
+    exact_rows: int = Field(default=20_000_000, ge=1)
+    """Distinct rows of a table that are counted and ranked; of one with more, a sketch finds the
+    hottest so many, and a sample tells of the rest."""
     tt_ranks: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Ranks at which whole tables are tried in tensor-train form; it takes time."""
     tt_tables: tuple[str, ...] = ()
@@ -250,8 +274,8 @@ class PlanConfig(Record):
     """Relative distance to the proven bound at which the solver may stop."""
     time_limit_s: float = Field(default=60.0, gt=0)
     """Longest time that the solver may take, in seconds."""
-    solver: Literal["highs"] = "highs"
-    """The MIP solver."""
+    solver: str = Field(default="highs", min_length=1)
+    """The MIP solver: ``highs``, or another one that Pyomo knows and that is installed."""
     intervals: int = Field(default=50, ge=1, le=1000)
     """Intervals of a table's coverage curve."""
     split: bool = True
@@ -334,7 +358,7 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     holder: Any = data
     for i, name in enumerate(keys[:-1]):
         holder = _step(holder, keys, i, name, [] if keys[i + 1].isdigit() else {})
-    _put(holder, keys, _value(text))
+    _put(holder, keys, parse_value(text))
     if keys in (["model", "preset"], ["model", "file"]):
         holder.pop("file" if keys[1] == "preset" else "preset", None)
 
@@ -382,8 +406,8 @@ def _not_a_table(keys: list[str], depth: int, value: Any) -> ConfigError:
     )
 
 
-def _value(text: str) -> Any:
-    """A TOML value, or the text itself."""
+def parse_value(text: str) -> Any:
+    """Read a value of ``--set``: as TOML, or the text itself."""
     try:
         found = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
@@ -416,11 +440,13 @@ def dump_config(config: Config) -> str:
 
 
 def model_file(config: Config) -> ModelFile:
-    """Read the model that ``[model]`` names; errors as :func:`load_config`."""
+    """Read the model that ``[model]`` names, ``scale`` applied; errors as :func:`load_config`."""
     if config.model.preset is not None:
-        return preset_model(config.model.preset)
-    assert config.model.file is not None  # ModelConfig's validator: one of the two
-    return read_model(config.model.file)
+        model = preset_model(config.model.preset)
+    else:
+        assert config.model.file is not None  # ModelConfig's validator: one of the two
+        model = read_model(config.model.file)
+    return _scaled(model, config.model.scale)
 
 
 def model_shape(config: Config) -> ModelShape:
@@ -438,8 +464,22 @@ def model_shape(config: Config) -> ModelShape:
     return shape
 
 
+def _scaled(model: ModelFile, scale: float) -> ModelFile:
+    """Return ``model`` with ``scale`` times the rows in every table."""
+    tables = []
+    for table in model.table:
+        rows = max(1, round(table.rows * scale))
+        if rows > MAX_TABLE_ROWS:
+            raise ConfigError(
+                f"{scale} makes {rows:,} rows of table {table.name!r}; at most {MAX_TABLE_ROWS:,}",
+                field="model.scale",
+            )
+        tables.append(table.model_copy(update={"rows": rows}))
+    return model.model_copy(update={"table": tuple(tables)})
+
+
 def check_supported(config: Config, model: ModelFile) -> None:
-    """Refuse what the formats hold but the tool cannot do yet.
+    """Refuse what the formats hold but no part of the tool can do yet.
 
     Raises
     ------
@@ -452,6 +492,20 @@ def check_supported(config: Config, model: ModelFile) -> None:
     if config.log.kind == "libsvm":
         raise ConfigError(
             '"libsvm" is not read yet; use "csv", "npz" or "parquet"', field="log.format"
+        )
+
+
+def check_built(config: Config) -> None:
+    """Refuse what can be planned, but has no hardware yet; errors as :func:`check_supported`."""
+    where = config.model.file or config.model.preset
+    for field, reason in planned_only(model_file(config)):
+        raise ConfigError(reason, path=where, field=field)
+    count = sum(device.count for device in config.device)
+    if count > 1:
+        raise ConfigError(
+            f"{count} devices can be planned for (`screc plan`); hardware and images are made for "
+            "one so far: one [[device]] with count = 1",
+            field="device",
         )
 
 

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from screc import files
-from screc.config import Config, dump_config, model_shape
+from screc.config import Config, check_built, dump_config, model_file, model_shape
 from screc.errors import CheckError, ToolchainError
 from screc_hw.model import ModelShape
 
@@ -45,6 +45,11 @@ class Bar:
         if self._progress is not None:
             self._progress.advance(self._task, count)
 
+    def describe(self, text: str) -> None:
+        """Say what is being done."""
+        if self._progress is not None:
+            self._progress.update(self._task, description=text)
+
     def update(self, *, completed: float | None = None, total: float | None = None) -> None:
         """Set the units done, or correct the total."""
         if self._progress is not None:
@@ -55,7 +60,8 @@ class Bar:
 class Context:
     """What every step gets: the resolved configuration, the output folder, and a way to report.
 
-    ``verbosity``: -1 quiet, 0 normal, 1 and up more. People's text goes to stderr.
+    ``verbosity``: -1 quiet, 0 normal, 1 and up more. People's text goes to stderr. ``workers`` or
+    ``scheduler``: of the Dask cluster that steps may use; no result depends on them.
     """
 
     config: Config
@@ -63,6 +69,8 @@ class Context:
     out: Path
     verbosity: int = 0
     console: Console = dataclasses.field(default_factory=lambda: Console(stderr=True))
+    workers: int | None = None
+    scheduler: str | None = None
 
     @classmethod
     def create(cls, config: Config, out: Path, verbosity: int = 0) -> Context:
@@ -153,6 +161,7 @@ STEPS: dict[str, Step] = {
             inputs=lambda ctx: [
                 _log_inputs(ctx),
                 dataclasses.asdict(ctx.shape),
+                ctx.config.analyze.exact_rows,
                 _trial_inputs(ctx),
             ],
         ),
@@ -164,7 +173,8 @@ STEPS: dict[str, Step] = {
             inputs=lambda ctx: [
                 ctx.config.plan.model_dump(mode="json"),
                 [device.model_dump(mode="json") for device in ctx.config.device],
-                dataclasses.asdict(ctx.shape),
+                model_file(ctx.config).model_dump(mode="json"),
+                [files.fingerprint(p) for p in (ctx.out / "tt.parquet",) if p.exists()],
                 files.fingerprint(ctx.out / "stats.parquet"),
             ],
             result="plan.json",
@@ -246,7 +256,8 @@ def source_hash() -> str:
     return digest.hexdigest()
 
 
-def _key(step: Step, ctx: Context) -> str:
+def step_key(step: Step, ctx: Context) -> str:
+    """Hash of all that a step's result depends on."""
     material = json.dumps([step.name, source_hash(), step.inputs(ctx)], sort_keys=True, default=str)
     return hashlib.sha256(material.encode()).hexdigest()
 
@@ -294,12 +305,14 @@ def run(ctx: Context, target: str, *, force: Collection[str] = ()) -> None:
         If the simulator is missing and needed; nothing has been run then.
     """
     steps = order(target)
+    if any(STEPS[name] in steps for name in ("compile", "generate")):
+        check_built(ctx.config)
     if STEPS["simulate"] in steps:
-        _check_simulator(ctx.config.simulate.simulator)
+        check_simulator(ctx.config.simulate.simulator)
     failed: CheckError | None = None
     ctx.out.mkdir(parents=True, exist_ok=True)
     for step in steps:
-        key = _key(step, ctx)
+        key = step_key(step, ctx)
         state = _read_state(ctx.out)
         present = all((ctx.out / name).exists() for name in step.outputs)
         if present and state.get(step.name) == key and step.name not in force:
@@ -327,7 +340,7 @@ def run(ctx: Context, target: str, *, force: Collection[str] = ()) -> None:
         raise failed
 
 
-def _check_simulator(simulator: str) -> None:
+def check_simulator(simulator: str) -> None:
     """Raise :class:`ToolchainError` before minutes of work whose last step cannot run."""
     from screc_sim import runner
 

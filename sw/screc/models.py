@@ -382,13 +382,17 @@ def _check_interaction(model: ModelFile, path: Path) -> None:
 
 
 def unsupported(model: ModelFile) -> Iterable[tuple[str, str]]:
-    """What the file formats hold but the hardware cannot do yet: pairs of field and reason."""
-    if model.interaction == "cross":
-        yield "interaction", '"cross" is not built yet; use "dot" or "concat"'
-    for i, table in enumerate(model.table):
-        if table.project is not None:
-            yield f"table.{i}.project", "a map after pooling is not built yet; leave it out"
+    """What the file formats hold but nothing can do yet: pairs of field and reason."""
     for i, feature in enumerate(model.features):
         if feature.weighted:
             kind = "feature" if model.feature else "table"
             yield f"{kind}.{i}.weighted", "weights per lookup are not built yet; use false"
+
+
+def planned_only(model: ModelFile) -> Iterable[tuple[str, str]]:
+    """What can be planned but has no hardware yet: pairs of field and reason."""
+    if model.interaction == "cross":
+        yield "interaction", '"cross" is planned, not built yet; use "dot" or "concat"'
+    for i, table in enumerate(model.table):
+        if table.project is not None:
+            yield f"table.{i}.project", "a map after pooling is planned, not built yet"

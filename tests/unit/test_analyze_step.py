@@ -74,7 +74,7 @@ def check(stats, log, shape):
 
 @pytest.mark.parametrize("batch", [64, 100_000])
 def test_step_writes_what_the_log_holds(tmp_path, monkeypatch, batch):
-    monkeypatch.setattr("screc.analyze.SAMPLES_AT_ONCE", batch)
+    monkeypatch.setattr("screc.analyze.sources.SAMPLES_AT_ONCE", batch)
     (tmp_path / "config.toml").write_text(CONFIG)
     (tmp_path / "model.toml").write_text(MODEL)
     config = load_config(tmp_path / "config.toml")

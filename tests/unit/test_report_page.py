@@ -156,6 +156,8 @@ def test_the_summary_has_every_promised_key(case):
     assert summary["samples_per_s"] == 250e6 / 100
     assert (summary["auc_float"], summary["auc_device"]) == (0.75, 0.7499)
     assert set(KINDS) <= set(summary)
+    assert summary["drift"] == []
+    assert summarise(**case, drift=["C3"])["drift"] == ["C3"]
 
 
 def test_how_scales_were_chosen_is_in_summary_and_page(case):

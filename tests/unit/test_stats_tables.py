@@ -105,8 +105,8 @@ def test_other_files_are_refused(tmp_path):
     write_stats(path, [table()])
     frame = pl.read_parquet(path)
     frame.with_columns(version=pl.lit(9, pl.Int64)).write_parquet(path)
-    with pytest.raises(ConfigError, match=r"must hold statistics of version 1, not \[9\]; run"):
+    with pytest.raises(ConfigError, match=r"must hold statistics of version 2, not \[9\]; run"):
         read_stats(path)
     frame.drop("icdf").write_parquet(path)
-    with pytest.raises(ConfigError, match="must hold statistics of version 1"):
+    with pytest.raises(ConfigError, match="must hold statistics of version 2"):
         read_stats(path)

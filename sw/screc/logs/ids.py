@@ -65,13 +65,13 @@ class Modulo:
     numbers = True
 
     def __init__(self, shape: ModelShape) -> None:
-        self._rows = [shape.tables[feature.table].rows for feature in shape.features]
+        self.rows = [shape.tables[feature.table].rows for feature in shape.features]
 
     def __call__(self, raw: Sequence[RawBags]) -> tuple[Bags, ...]:
         """Map a batch of UInt64 values."""
         return tuple(
             bags.bags((bags.values.to_numpy() % np.uint64(rows)).astype(np.int64))
-            for bags, rows in zip(raw, self._rows, strict=True)
+            for bags, rows in zip(raw, self.rows, strict=True)
         )
 
 

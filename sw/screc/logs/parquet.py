@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from polars.exceptions import PolarsError
 
 from screc.errors import ConfigError
-from screc.logs.ids import IdMap, RawBags, text_numbers
+from screc.logs.ids import IdMap, Modulo, RawBags, text_numbers
+from screc.logs.lazy import LazyColumn, LazyIds
 from screc.logs.values import NO_LABEL, Columns, labels_of, log_dense
 from screc_sim.samples import SampleBatch
 
@@ -56,6 +57,17 @@ class ParquetReader:
     def count(self) -> int:
         """Count the rows; the files say it."""
         return sum(self._sizes)
+
+    def lazy(self) -> LazyIds | None:
+        """Return the ids by lazy queries; None where they must be read in batches."""
+        if not isinstance(self._ids, Modulo):
+            return None
+        columns = tuple(
+            LazyColumn(name, rows)
+            for (name, _), rows in zip(self._columns.ids, self._ids.rows, strict=True)
+        )
+        found = LazyIds(tuple(self._paths), tuple(self._sizes), columns)
+        return found if found.reads() else None
 
     def chunks(self, start: int) -> Iterator[SampleBatch]:
         """Yield the samples from row ``start`` on; errors name file, column and row."""

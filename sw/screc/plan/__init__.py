@@ -1,7 +1,8 @@
-"""The planner: which rows in which tier, and which cores.
+"""The planner: which rows in which tier on which device, and which cores.
 
-``screc.plan.schema`` is what comes out, ``screc.plan.model`` the MIP, ``screc.plan.check`` what
-recomputes its result from scratch.
+``docs/planner.md`` has its model; ``screc.plan.problem`` is what goes in, ``screc.plan.schema``
+what comes out, ``screc.plan.solve`` the way between them, and ``screc.plan.check`` recomputes the
+result from scratch.
 """
 
 from __future__ import annotations

@@ -323,7 +323,7 @@ class Catalogue:
         beats = cores * core.pass_beats * -(-each // core.params.slots)
         copies = min(max(memory, 1), cores)
         weights = copies * BEAT_BYTES * core.weight_beats
-        if not memory and weights:
+        if not memory:  # requests, and weights, come through the host's port
             capacity["port"] = clock
             capacity["dram"] = 1.0
             capacity["dram_bytes"] = float(budget.dram_bytes)
@@ -521,7 +521,10 @@ def _compute_sides(
         sides.append(side)
     if not sides and wrong is not None:
         raise ConfigError(str(wrong), field="model") from wrong
-    return [*([_Cores(1, 0)] if 0 in compute else []), *(sides[i] for i in frontier(rated, used=True))]
+    return [
+        *([_Cores(1, 0)] if 0 in compute else []),
+        *(sides[i] for i in frontier(rated, used=True)),
+    ]
 
 
 def nothing_fits(patterns: Sequence[Pattern], budget: Budget) -> PlanError:

@@ -179,8 +179,9 @@ def _recompute(plan: Plan, problem: Problem) -> tuple[Checked, list[_Finding]]:
     """Recompute a plan that keeps all rules but, maybe, limits of times, which are returned."""
     budgets, parts = _structure(plan, problem)
     holdings = _holdings(plan, problem, parts)
+    sizes = _Sizes(problem.tables)
     devices = [
-        _Device(problem, device, budget, held)
+        _Device(problem, sizes, device, budget, held, exchange=len(plan.devices) > 1)
         for device, budget, held in zip(plan.devices, budgets, holdings, strict=True)
     ]
     _enforce(itertools.chain.from_iterable(device.capacities() for device in devices))
@@ -251,9 +252,10 @@ def _structure(plan: Plan, problem: Problem) -> tuple[list[Budget], list[list[_P
                 continue
             rows = problem.tables[number].shape.rows
             for r in held.ranges:
-                where = f"device {index}, table {held.table!r}, [{r.first}, {r.last}) {r.tier}"
-                wrong = _range_faults(r, rows, device.cores.memory, where)
-                found += wrong
+                wrong = _range_faults(r, rows, device.cores.memory)
+                for rule, message in wrong:
+                    where = f"device {index}, table {held.table!r}, {r.tier} [{r.first}, {r.last})"
+                    found.add(rule, f"{where}: {message}")
                 part = _part(index, number, r)
                 if not wrong and _rows(part):
                     parts[number].append(part)
@@ -343,31 +345,33 @@ def _part(device: int, table: int, r: Range) -> _Part:
     )
 
 
-def _range_faults(r: Range, rows: int, memory: int, where: str) -> _Findings:
+def _range_faults(r: Range, rows: int, memory: int) -> _Findings:
     """What is wrong with a range by itself."""
     found = _Findings()
     if not 0 <= r.first < r.last:
-        found.add(Rule.COVERAGE, f"{where}: a range begins at 0 and before its end")
+        found.add(Rule.COVERAGE, "a range begins at 0 and before its end")
     if r.last > rows:
-        found.add(Rule.COVERAGE, f"{where}: the table has {rows} rows")
+        found.add(Rule.COVERAGE, f"the table has {rows} rows")
     if r.stripe is not None:
         of, take = r.stripe.of, r.stripe.take
         if of < 1 or not take or len(set(take)) < len(take) or not 0 <= min(take) <= max(take) < of:
-            found.add(Rule.CORE, f"{where}: no stripe takes {take} of {of}")
+            found.add(Rule.CORE, f"no stripe takes {take} of {of}")
         elif of > MAX_PERIOD:
-            found.add(Rule.CORE, f"{where}: stripes of {of} ranks, more than {MAX_PERIOD}")
+            found.add(Rule.CORE, f"stripes of {of} ranks, more than {MAX_PERIOD}")
     if memory < 1:
-        found.add(Rule.CORE, f"{where}: the device has no memory core")
+        found.add(Rule.CORE, "the device has no memory core")
     if r.replicated:
         if r.tier not in ("onchip", "dram"):
-            found.add(Rule.TIER, f"{where}: only rows on chip or in DRAM are replicated")
-        if r.core is not None or r.stripe is not None:
-            found.add(Rule.CORE, f"{where}: is replicated, so has no core and no stripe")
+            found.add(Rule.TIER, "only rows on chip or in DRAM are replicated")
+        if r.core is None and r.stripe is not None:
+            found.add(Rule.CORE, "is every memory core's, so has no stripe")
+        if r.core is not None and not 0 <= r.core < memory:
+            found.add(Rule.CORE, f"there is no memory core {r.core} of {memory}")
     elif r.tier == "ssd":
         if r.core is not None:
-            found.add(Rule.CORE, f"{where}: any core reads rows on SSD, not core {r.core}")
+            found.add(Rule.CORE, f"any core reads rows on SSD, not core {r.core}")
     elif r.core is None or not 0 <= r.core < memory:
-        found.add(Rule.CORE, f"{where}: there is no memory core {r.core} of {memory}")
+        found.add(Rule.CORE, f"there is no memory core {r.core} of {memory}")
     return found
 
 
@@ -394,7 +398,8 @@ def _tier_faults(
             found.add(Rule.TIER, f"{name} may not be replicated")
         if len(problem.classes) > 1:
             found.add(Rule.TIER, f"{name} is replicated over unequal devices")
-    if table.replicate and problem.exchange and not all(part.replicated for part in parts):
+    several = len(budgets) > 1
+    if table.replicate and several and not all(part.replicated for part in parts):
         found.add(Rule.TIER, f"{name} must be replicated")
     limit = table.onchip_rows
     if limit is not None:
@@ -621,6 +626,24 @@ def _combiner_resources(params: CombinerParams, inputs: int, cores: int) -> Reso
     return params.resources(inputs=inputs, cores=cores)
 
 
+class _Sizes:
+    """Rows of every table: ``strides`` in bytes, ``beats``, ``dims``, each ``(tables,)``."""
+
+    def __init__(self, tables: Sequence[TableDemand]) -> None:
+        self._shapes = [table.shape for table in tables]
+        self.strides = np.array([shape.stride_bytes(BEAT) for shape in self._shapes], np.int64)
+        self.beats = np.array([shape.row_beats(BEAT) for shape in self._shapes], np.int64)
+        self.dims = np.array([shape.dim for shape in self._shapes], np.int64)
+        self._cycles: dict[MemoryCoreParams, Ints] = {}
+
+    def cycles(self, params: MemoryCoreParams) -> Ints:
+        """Cycles of a row in its lane."""
+        if params not in self._cycles:
+            cycles = [params.row_cycles(shape) for shape in self._shapes]
+            self._cycles[params] = np.array(cycles, np.int64)
+        return self._cycles[params]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Use:
     """What a device does per sample: seconds by part, and what takes energy."""
@@ -641,17 +664,28 @@ class _Use:
 class _Device:
     """A device of the plan: its cores, and the rows it holds."""
 
-    def __init__(self, problem: Problem, device: DevicePlan, budget: Budget, held: _Held) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        sizes: _Sizes,
+        device: DevicePlan,
+        budget: Budget,
+        held: _Held,
+        *,
+        exchange: bool,
+    ) -> None:
         self.problem = problem
+        self.exchange = exchange
+        """Whether there are other devices, to send partials to."""
+        self.sizes = sizes
         self.plan = device
         self.budget = budget
         self.held = held
         self.ports = max(device.cores.memory, 1)
         """Memory ports: without memory cores one, for weights."""
         self.pattern = self._pattern()
-        tables = [table.shape for table in problem.tables]
-        self.strides = np.array([t.stride_bytes(BEAT) for t in tables])[held.table]
-        self.beats = np.array([t.row_beats(BEAT) for t in tables])[held.table]
+        self.strides = sizes.strides[held.table]
+        self.beats = sizes.beats[held.table]
         self.onchip, self.tt, self.dram, self.ssd = (held.tier == n for n in range(len(TIERS)))
 
     def _pattern(self) -> Pattern:
@@ -768,14 +802,13 @@ class _Device:
         memory = self.plan.cores.memory
         rows = np.zeros((memory, len(self.problem.tables)), np.int64)
         held = self.held
-        own = which & ~held.replicated
+        own = which & (held.core >= 0)
         np.add.at(rows, (held.core[own], held.table[own]), held.rows[own])
-        copies = which & held.replicated
+        copies = which & held.replicated & (held.core < 0)
         rows += np.bincount(
             held.table[copies], weights=held.rows[copies], minlength=rows.shape[1]
         ).astype(np.int64)
-        strides = np.array([table.shape.stride_bytes(BEAT) for table in self.problem.tables])
-        beats: Ints = -(-(rows * strides) // BEAT)
+        beats: Ints = -(-(rows * self.sizes.strides) // BEAT)
         return beats.sum(axis=1) * BEAT
 
     def onchip_bytes(self) -> int:
@@ -829,7 +862,7 @@ class _Device:
     @functools.cached_property
     def partials(self) -> float:
         """Bytes per sample of exact accumulators that leave the device."""
-        if not self.problem.exchange:
+        if not self.exchange:
             return 0.0
         total = 0.0
         for number in set(self.held.table[~self.held.replicated].tolist()):
@@ -910,9 +943,8 @@ class _Device:
         if self.pattern.gather is None:
             return float(weight_beats.max()) / clock
         params = self.pattern.gather
-        tables = [table.shape for table in self.problem.tables]
-        cycles = np.array([params.row_cycles(table) for table in tables])[held.table]
-        slices = np.array([table.dim // params.lanes for table in tables])[held.table]
+        cycles = self.sizes.cycles(params)[held.table]
+        slices = self.sizes.dims[held.table] // params.lanes
         exact = self.dram | self.ssd
         o, b = params.outstanding, self.beats
         flight = (LATENCY_CYCLES + CREDIT_LOOP_CYCLES + b - o % b) / np.maximum(1, o // b)
@@ -991,7 +1023,7 @@ def _together(
     energy = sum(
         _joules(device.budget, use, period) for device, use in zip(devices, uses, strict=True)
     )
-    link = max(use.busy["link"] for use in uses) if problem.exchange else 0.0
+    link = max(use.busy["link"] for use in uses) if len(plan.devices) > 1 else 0.0
     waits = max(use.busy["ssd"] for use in uses) + max(use.memory for use in uses) + link
     return Checked(
         objective=plan.objective,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from screc.errors import ConfigError
 from screc.plan.schema import Plan
 from screc_hw.model import ModelShape
 from screc_hw.params import DeviceParams
@@ -30,8 +31,22 @@ def reconstructor(
 
 
 def device_params(plan: Plan, shape: ModelShape) -> DeviceParams:
-    """Size the cores of the plan's device for ``shape``."""
+    """Size the cores of the plan's device for ``shape``.
+
+    Raises
+    ------
+    ConfigError
+        If the plan is one that is not built yet; says what to change.
+    """
+    if len(plan.devices) != 1:
+        raise ConfigError(
+            f"a plan of {len(plan.devices)} devices is not built yet; one device is, "
+            "[[device]] with count = 1",
+            field="device",
+        )
     device = plan.devices[0]
+    if plan.cartesian:
+        raise ConfigError("merged tables are not built yet; use false", field="plan.cartesian")
     parts = [part for table in device.tables if (part := table.tt) is not None]
     tt = reconstructor(
         [part.shape for part in parts],
@@ -45,6 +60,7 @@ def device_params(plan: Plan, shape: ModelShape) -> DeviceParams:
         compute=device.cores.compute,
         rows=device.shapes.rows,
         columns=device.shapes.columns,
+        slots=device.shapes.slots,
         outstanding=device.shapes.outstanding,
         onchip_beats=device.shapes.onchip_beats,
         pool_beats=device.shapes.pool_beats,

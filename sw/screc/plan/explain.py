@@ -16,18 +16,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import pyomo.environ as pyo
 
-from screc.devices import DeviceSpec, all_devices
-from screc.errors import CheckError, Need, PlanError, PlanErrorKind
-from screc.plan.budget import GIB, RESOURCES
+from screc.errors import Need, PlanError, PlanErrorKind
+from screc.plan.budget import RESOURCES
 from screc.plan.catalogue import RATES, excess, frontier
-from screc.plan.place import place
-from screc.plan.pool import Pooled
 from screc.plan.problem import Problem, TableDemand
 from screc.plan.rebuild import rebuild
 from screc.plan.schema import Plan
-from screc.plan.solve import LONGEST, ROUNDS, SLACKS, _Model, _Search, decide
+from screc.plan.solve import LONGEST, ROUNDS, SLACKS, _Model, _Search
 from screc.plan.solver import Solver
-from screc_hw.protocol import BEAT_BYTES
 
 CLOSE = 1e-2
 """Relative distance from an amount that is known not to suffice, at most."""
@@ -338,22 +334,24 @@ class _Explainer:
     def _with_room(self, found: Raises) -> Iterator[Raises]:
         """Larger raises to try: the figures first, then requirements that a real plan keeps."""
         rate, latency = (PLAN, "rate"), (PLAN, "latency_ms")
-        free = dataclasses.replace(self.raised(found), max_latency=None)
-        seconds = _seconds(free)
-        search = self._at(dataclasses.replace(free, rate=None))
-        model = search._model()
-        plan = search._placed(model, seconds) if search._solve(model, seconds, "energy") else None
+        if latency in self.amounts:
+            # the pooled model knows a part of the latency only: take that of a real plan
+            simple = {
+                key: by for key, by in found.items() if key[1] not in (*RESOURCES, "clock_mhz")
+            }
+            for raises in (simple, found):
+                plan = self._free(raises)
+                if plan is not None:
+                    slow = self.amounts[latency].at(plan.latency * 1e3)
+                    for more in (1.001, 1.1, 2.0):
+                        yield raises | {latency: (1 + slow) * more - 1}
+        seconds = _seconds(self.raised(found))
+        plan = self._free(found)
         if plan is None:  # rows do not fit the devices one by one
             room = found or {key: 0.0 for key in self.amounts if key[1] == "dram_gib"}
             for step in (0.005, 0.02, 0.1, 0.5, 2.0):
                 yield {key: self._within(key, by + step * (1 + by)) for key, by in room.items()}
             return
-        if latency in self.amounts:
-            slow = self.amounts[latency].at(plan.latency * 1e3)
-            for more in (1.001, 1.1, 2.0):
-                yield {key: by for key, by in found.items() if key != latency} | {
-                    latency: max(found.get(latency, 0.0), (1 + slow) * more - 1)
-                }
         if rate not in self.amounts:
             return
         late = plan.seconds / seconds
@@ -363,13 +361,22 @@ class _Explainer:
                 yield found | {
                     key: self._within(key, (1 + by) * late * more - 1) for key, by in timed.items()
                 }
-        own = found.get(rate, 0.0)
+        own, slow = found.get(rate, 0.0), 0.0
+        if latency in self.amounts:
+            slow = self.amounts[latency].at(plan.latency * 1e3)
         for more in (1.001, 1.02, 1.1, 1.3, 2.0, 5.0):
             slower = found | {rate: (1 + own) * late * more - 1}
             yield slower
-            if latency in self.amounts:
-                slow = self.amounts[latency].at(plan.latency * 1e3)
-                yield slower | {latency: max(found.get(latency, 0.0), (1 + slow) * more - 1)}
+            if slow > 0:
+                yield slower | {latency: (1 + slow) * more - 1}
+
+    def _free(self, raises: Raises) -> Plan | None:
+        """A plan for the required rate, but held to no rate and latency."""
+        problem = dataclasses.replace(self.raised(raises), max_latency=None)
+        free = dataclasses.replace(problem, rate=None, objective="throughput")
+        search, seconds = self._at(free), _seconds(problem)
+        model = search._model()
+        return search._placed(model, seconds) if search._solve(model, seconds, "energy") else None
 
     def _enough(self, raises: Raises) -> Raises:
         """Raise what the elastic model names until there is a solution, then all if need be."""
@@ -696,9 +703,7 @@ class _Elastic:
         """A pattern that does not fit may be used once all logic that it lacks is raised."""
         m = self.model.m
         foreign = [
-            (k, i)
-            for k, i in m.P
-            if self.problem.classes[k].patterns[i].name not in self.own[k]
+            (k, i) for k, i in m.P if self.problem.classes[k].patterns[i].name not in self.own[k]
         ]
         if not foreign:
             return

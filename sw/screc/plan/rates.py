@@ -33,7 +33,12 @@ class RateCurve:
 
     @classmethod
     def from_counts(
-        cls, counts: Ints | Floats, samples: float, rows: int, unseen: float
+        cls,
+        counts: Ints | Floats,
+        samples: float,
+        rows: int,
+        unseen: float,
+        behind: tuple[Ints, Ints | Floats] | None = None,
     ) -> RateCurve:
         """Estimate rates from counts of the hold-out part, ordered by the profile part.
 
@@ -50,13 +55,22 @@ class RateCurve:
             Rows of the table; those behind the hot ones share ``unseen``.
         unseen
             Lookups per sample, in all, of rows that are not hot.
+        behind
+            Where those rows are known to differ: edges ``(k + 1,)`` of ranges of them, from 0 to
+            their count, and lookups ``(k,)`` in each, whose proportions ``unseen`` is spread by.
         """
         hot = len(counts)
         values = np.asarray(counts, np.float64) / samples
         weights = np.ones(hot)
         if rows > hot:
-            values = np.append(values, unseen / (rows - hot))
-            weights = np.append(weights, rows - hot)
+            widths = np.array([rows - hot])
+            shares: Floats = np.ones(1)
+            if behind is not None and np.sum(behind[1]):
+                widths = np.diff(behind[0])
+                shares = np.asarray(behind[1], np.float64)[widths > 0] / np.sum(behind[1])
+                widths = widths[widths > 0]
+            values = np.append(values, unseen * shares / widths)
+            weights = np.append(weights, widths)
         fit = isotonic_regression(values, weights=weights, increasing=False)
         blocks = np.asarray(fit.blocks, np.int64)
         edges = np.concatenate([[0], np.cumsum(weights)]).astype(np.int64)[blocks]
@@ -115,10 +129,8 @@ class RateCurve:
         sums = np.concatenate([[0.0], np.cumsum(per_rank * self.widths)])
         return np.diff(sums[np.searchsorted(self.edges, corners)])
 
-    def residue_sum(
-        self, per_rank: Floats, first: int, last: int, of: int, residue: int
-    ) -> float:
-        """Sum ``per_rank`` over those ranks ``[first, last)`` that are ``residue`` modulo ``of``."""
+    def residue_sum(self, per_rank: Floats, first: int, last: int, of: int, residue: int) -> float:
+        """Sum ``per_rank`` over the ranks ``[first, last)`` that are ``residue`` modulo ``of``."""
         if of == 1:
             return self.tail(per_rank, first) - self.tail(per_rank, last)
         below = -((residue - self.edges.clip(first, last)) // of)

@@ -58,9 +58,7 @@ def rebuild(
     changed = dataclasses.replace(problem, classes=tuple(classes))
     if changed.exchange != problem.exchange:  # a device that is alone must have all kinds of cores
         every = range(len(classes))
-        return dataclasses.replace(
-            changed, classes=tuple(with_patterns(changed, k) for k in every)
-        )
+        return dataclasses.replace(changed, classes=tuple(with_patterns(changed, k) for k in every))
     if any(name in SHAPING for name in figures):
         classes[klass] = with_patterns(changed, klass)
     else:
@@ -128,9 +126,7 @@ def _enumerated(
     )
 
 
-def _rated(
-    problem: Problem, each: DeviceClass, patterns: Sequence[Pattern]
-) -> tuple[Pattern, ...]:
+def _rated(problem: Problem, each: DeviceClass, patterns: Sequence[Pattern]) -> tuple[Pattern, ...]:
     """The same cores with the class's figures."""
     catalogue = catalogue_of(problem)
     return tuple(
@@ -148,4 +144,3 @@ def _rated(
         )
         for p in patterns
     )
-

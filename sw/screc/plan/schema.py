@@ -89,8 +89,9 @@ class Range(_Record):
     core: int | None = None
     """Memory core that the rows belong to; absent for rows on SSD, which any core may be sent."""
     replicated: bool = False
-    """Every memory core of the device holds these ranks, so there is no stripe and no core; other
-    devices may hold them too. Tiers ``onchip`` and ``dram``."""
+    """Other devices hold these ranks too: those that a device has are read for samples that it
+    computes. Without ``core``, every memory core of the device holds them, and there is no stripe.
+    Tiers ``onchip`` and ``dram``."""
     tt: TtForm | None = None
     """For tier ``tt``: the cores of the whole of ``[first, last)``, whatever the stripe."""
 
@@ -104,8 +105,8 @@ class Range(_Record):
     def _may_be_replicated(self) -> Range:
         if self.replicated and self.tier not in ("onchip", "dram"):
             raise ValueError(f'a replicated range must be "onchip" or "dram", not "{self.tier}"')
-        if self.replicated and (self.core is not None or self.stripe is not None):
-            raise ValueError("a replicated range is every memory core's: no core, no stripe")
+        if self.replicated and self.core is None and self.stripe is not None:
+            raise ValueError("a replicated range without a core is every core's: it has no stripe")
         return self
 
 

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 from screc import files
-from screc.config import Config, PlanTable
+from screc.config import Config, PlanTable, model_file
 from screc.devices import resolve_device
 from screc.errors import ConfigError
 from screc.flow import Context
+from screc.models import planning_shapes
 from screc.plan.budget import Budget
-from screc.plan.onchip import with_onchip
-from screc.plan.patterns import Pins, enumerate_patterns
-from screc.plan.place import make_plan
-from screc.plan.problem import Problem, TableDemand
+from screc.plan.catalogue import Catalogue, Pins, enumerate_patterns
+from screc.plan.problem import DeviceClass, Problem, TableDemand
 from screc.plan.rates import RateCurve
 from screc.plan.schema import Plan
 from screc.plan.solve import solve
-from screc.plan.tt import COVERAGE, TtWish, with_tt
-from screc.stats import TableStats, read_stats
+from screc.plan.tt import COVERAGE, TtWish, reconstructors, with_tt
+from screc.stats import TableStats, behind_edges, read_stats
 from screc_hw.model import ModelShape, TableShape
+from screc_hw.params import DeviceParams
+from screc_hw.protocol import BEAT_BYTES
 
-DEFAULT_TIERS = ("dram", "ssd")
-"""Tiers of a table that names none; on chip and in TT form only where asked for, so far."""
+DEFAULT_TIERS = ("onchip", "dram", "ssd")
+"""Tiers of a table that names none; in TT form only where asked for, or within a budget."""
 
 
 def write_plan(ctx: Context) -> None:
@@ -36,19 +38,20 @@ def write_plan(ctx: Context) -> None:
     PlanError
         If no plan exists.
     """
-    problem = make_problem(ctx.config, ctx.shape, read_stats(ctx.out / "stats.parquet"))
-    with ctx.progress("solving", None):
-        solution = solve(problem, ctx.config.plan.time_limit_s)
-    plan = make_plan(problem, solution)
+    problem = make_problem(ctx.config, read_stats(ctx.out / "stats.parquet"), ctx.out)
+    wish = ctx.config.plan
+    with ctx.progress("planning", None) as bar:
+        plan = solve(
+            problem,
+            solver=wish.solver,
+            time_limit=wish.time_limit_s,
+            progress=lambda text: bar.describe(f"planning: {text}"),
+        )
     files.write_text(ctx.out / "plan.json", plan.to_json())
     ctx.log(describe(plan), level=1)
+    in_tt = {t.table for d in plan.devices for t in d.tables for r in t.ranges if r.tier == "tt"}
     for table in problem.tables:
-        if table.tt_rank is not None and not any(
-            part.tier == "tt"
-            for planned in plan.devices[0].tables
-            if planned.table == table.shape.name
-            for part in planned.ranges
-        ):
+        if table.tt_only and table.shape.name not in in_tt:
             ctx.log(
                 f"table {table.shape.name!r}: no rows are left for tensor-train form beside those "
                 "on chip; fewer onchip_rows or more tt_rows leave some",
@@ -58,59 +61,160 @@ def write_plan(ctx: Context) -> None:
 
 def describe(plan: Plan) -> str:
     """Summarise a plan in one line."""
-    device = plan.devices[0]
+    groups: dict[str, int] = {}
+    for device in plan.devices:
+        cores, shapes = device.cores, device.shapes
+        name = f"{device.kind} ({cores.memory} memory, {cores.compute} compute"
+        name += f" of {shapes.rows} × {shapes.columns})" if cores.compute else ")"
+        groups[name] = groups.get(name, 0) + 1
+    kinds = ", ".join(f"{count} × {name}" for name, count in groups.items())
     return (
-        f"{device.kind}: {device.cores.memory} memory, {device.cores.compute} compute cores of "
-        f"{device.shapes.rows} × {device.shapes.columns}; {1 / plan.value:,.0f} samples/s, "
-        f"{plan.bottleneck} bound, gap {plan.gap:.2%}"
+        f"{kinds}: {1 / plan.seconds:,.0f} samples/s, {plan.energy * 1e6:,.1f} µJ and batches in "
+        f"{plan.latency * 1e3:,.3g} ms, all estimated; {plan.bottleneck} bound, gap {plan.gap:.2%}"
     )
 
 
-def make_problem(config: Config, shape: ModelShape, stats: Sequence[TableStats]) -> Problem:
-    """Collect what the solver needs.
+def make_problem(config: Config, stats: Sequence[TableStats], out: Path | None = None) -> Problem:
+    """Collect what the solver needs; ``out`` holds the trials of tables in TT form.
 
     Raises
     ------
     ConfigError
         If the configuration asks for what the planner cannot do yet.
     PlanError
-        If no pattern of cores fits the device.
+        If no pattern of cores fits a device.
     """
-    _check_supported(config, shape)
-    plan, pins = config.plan, config.plan.cores
-    budget = Budget(resolve_device(config.device[0]))
-    measured = measured_shape(shape, stats)
+    model = model_file(config)
+    gather, compute = (measured_shape(shape, stats) for shape in planning_shapes(model))
+    _check_supported(config, gather)
+    plan = config.plan
     tables = [
-        make_demand(table, table_stats, _wish(config, table.name))
-        for table, table_stats in zip(measured.tables, stats, strict=True)
+        make_demand(table, each, _wish(config, table.name))
+        for table, each in zip(gather.tables, stats, strict=True)
     ]
-    wish = TtWish.of(pins.tt_lanes, pins.prefixes)
-    patterns = enumerate_patterns(
-        measured,
-        budget,
-        plan.batch,
-        Pins(
-            memory=pins.memory if plan.split else 1,
-            compute=pins.compute,
-            rows=pins.rows,
-            columns=pins.columns,
-            weights=pins.weights,
-        ),
+    tables = with_tt(tables, _tt_wishes(config, tables, out), plan.cores.prefixes)
+    return build_problem(config, gather, compute, tables)
+
+
+def build_problem(
+    config: Config, gather: ModelShape, compute: ModelShape, tables: Sequence[TableDemand]
+) -> Problem:
+    """Put tables and devices together; errors as :func:`make_problem`."""
+    plan, pins = config.plan, config.plan.cores
+    count = sum(device.count for device in config.device)
+    catalogue = Catalogue(gather, compute, plan.batch)
+    chosen = Pins(
+        memory=pins.memory,
+        compute=pins.compute,
+        rows=pins.rows,
+        columns=pins.columns,
+        weights=pins.weights,
     )
-    # room for TT cores is set aside before rows on chip take what is left; how many those are then
-    # says which ranks the TT cores are for
-    patterns = with_tt(measured, tables, patterns, budget, plan.batch, wish)
-    patterns = with_onchip(measured, tables, patterns, budget, plan.batch)
+    rebuild = reconstructors(
+        tables,
+        slice_lanes=DeviceParams.lanes(gather),
+        lanes=pins.tt_lanes,
+        devices=count,
+    )
+    classes = []
+    for device in config.device:
+        budget = Budget(resolve_device(device))
+        patterns = enumerate_patterns(
+            catalogue,
+            budget,
+            chosen,
+            alone=count == 1,
+            onchip_beats=onchip_beats(tables),
+            reconstructors=rebuild,
+        )
+        classes.append(DeviceClass(budget, device.count, patterns))
     return Problem(
-        shape=measured,
+        shape=gather,
+        compute_shape=compute,
         tables=tables,
-        patterns=with_tt(measured, tables, patterns, budget, plan.batch, wish),
-        budget=budget,
+        classes=tuple(classes),
         batch=plan.batch,
-        max_seconds=None if plan.rate is None else 1 / plan.rate,
+        objective=plan.objective,
+        rate=plan.rate,
         max_latency=None if plan.latency_ms is None else plan.latency_ms / 1e3,
+        max_loss=_max_loss(config),
+        gap=plan.gap,
         intervals=plan.intervals,
+        split=plan.split,
     )
+
+
+def onchip_beats(tables: Sequence[TableDemand]) -> int:
+    """Beats that all rows which may be on chip would take, with some for uneven stripes."""
+    total = 0
+    for table in tables:
+        read = int(table.rates.edges[1:][table.rates.rates > 0].max(initial=0))
+        rows = min(table.most_onchip, read) if table.dram or table.ssd else table.most_onchip
+        total += -(-rows * table.stride // BEAT_BYTES) + 8
+    return total if any(table.most_onchip for table in tables) else 0
+
+
+def _max_loss(config: Config) -> float | None:
+    plan = config.plan
+    return plan.max_auc_loss if plan.max_auc_loss is not None else plan.max_row_error
+
+
+def _tt_wishes(
+    config: Config, tables: Sequence[TableDemand], out: Path | None
+) -> dict[int, TtWish]:
+    """TT forms that tables ask for, and those that a budget of accuracy allows.
+
+    Raises
+    ------
+    ConfigError
+        If there is a budget and no measured table.
+    """
+    found: dict[int, TtWish] = {}
+    for number, table in enumerate(tables):
+        wish = _wish(config, table.shape.name)
+        if wish is None or wish.tt_rank is None:
+            continue
+        if wish.tt_rows is not None:
+            rows = wish.tt_rows
+        elif table.dram or table.ssd:
+            rows = table.rates.covering(COVERAGE)
+        else:
+            rows = table.shape.rows
+        found[number] = TtWish(wish.tt_rank, rows)
+    if _max_loss(config) is None:
+        return found
+    return _budgeted(config, tables, out) | found
+
+
+def _budgeted(config: Config, tables: Sequence[TableDemand], out: Path | None) -> dict[int, TtWish]:
+    """Every measured table whose loss is within the budget, at the least rank that is."""
+    from screc.analyze import TRIALS
+    from screc.tt.accuracy import read_trials  # compile's imports take a while
+
+    by_auc = config.plan.max_auc_loss is not None
+    field = "plan.max_auc_loss" if by_auc else "plan.max_row_error"
+    path = None if out is None else out / TRIALS
+    if path is None or not path.exists():
+        raise ConfigError(
+            "a budget needs measured tables: analyze.tt_ranks = [8, 16] tries them", field=field
+        )
+    limit = _max_loss(config)
+    assert limit is not None  # the caller has asked
+    numbers = {table.shape.name: number for number, table in enumerate(tables)}
+    found: dict[int, TtWish] = {}
+    for trial in sorted(read_trials(path), key=lambda each: each.rank):
+        loss = trial.auc_loss if by_auc else trial.row_error
+        if loss is None:
+            raise ConfigError(
+                "the log has no labels, so no AUC was measured; max_row_error needs none",
+                field=field,
+            )
+        number = numbers[trial.table]
+        wish = _wish(config, trial.table)
+        if loss <= limit and number not in found and not (wish and (wish.pin or wish.tiers)):
+            # noise can make a loss negative: no table pays for another one
+            found[number] = TtWish(trial.rank, tables[number].shape.rows, max(loss, 0.0))
+    return found
 
 
 def measured_shape(shape: ModelShape, stats: Sequence[TableStats]) -> ModelShape:
@@ -132,27 +236,23 @@ def make_demand(table: TableShape, stats: TableStats, wish: PlanTable | None) ->
         unseen = stats.unseen_lookups / samples
     else:
         counts, samples, unseen = stats.hot_counts, max(stats.profile_samples, 1), 0.0
+    behind = None
+    if len(stats.unseen_by_rank):
+        behind = (behind_edges(table.rows - stats.hot), stats.unseen_by_rank)
     tiers: Sequence[str] = DEFAULT_TIERS
     if wish is not None:
         tiers = (wish.pin,) if wish.pin else wish.tiers or DEFAULT_TIERS
-    rates = RateCurve.from_counts(counts, samples, table.rows, unseen)
-    demand = TableDemand(
+    return TableDemand(
         shape=table,
-        rates=rates,
+        rates=RateCurve.from_counts(counts, samples, table.rows, unseen, behind),
+        bags=sum(feature.coverage for feature in stats.features),
+        onchip="onchip" in tiers,
         dram="dram" in tiers,
         ssd="ssd" in tiers,
-        onchip="onchip" in tiers,
         onchip_rows=wish.onchip_rows if wish else None,
+        tt_only="tt" in tiers,
+        replicate=True if wish and wish.replicate else None,
     )
-    if wish is None or "tt" not in tiers:
-        return demand
-    if not (demand.dram or demand.ssd):
-        rows = table.rows
-    elif wish.tt_rows is not None:
-        rows = wish.tt_rows
-    else:
-        rows = rates.covering(COVERAGE)
-    return dataclasses.replace(demand, rates=rates.cut(rows), tt_rank=wish.tt_rank, tt_rows=rows)
 
 
 def _wish(config: Config, name: str) -> PlanTable | None:
@@ -162,31 +262,20 @@ def _wish(config: Config, name: str) -> PlanTable | None:
 def _check_supported(config: Config, shape: ModelShape) -> None:
     """Refuse what the configuration holds but this planner cannot do yet."""
     plan = config.plan
-    if len(config.device) > 1 or config.device[0].count > 1:
-        raise ConfigError(
-            "one device is planned so far: one [[device]] with count = 1", field="device"
-        )
-    if plan.objective != "throughput":
-        raise ConfigError(
-            f'must be "throughput" so far, not "{plan.objective}"', field="plan.objective"
-        )
-    if not plan.split and plan.cores.memory not in (None, 1):
-        raise ConfigError(
-            f"without split every table is on one memory core, so memory must be 1 so far, "
-            f"not {plan.cores.memory}",
-            field="plan.cores.memory",
-        )
-    for key in ("max_auc_loss", "max_row_error"):
-        if getattr(plan, key) is not None:
+    kinds = [device.model_dump(exclude={"count"}) for device in config.device]
+    for i, kind in enumerate(kinds):
+        if kind in kinds[:i]:
             raise ConfigError(
-                "budgets of rows in tensor-train form are not planned for so far; leave it out and "
-                "choose tt_rank by `screc analyze` with analyze.tt_ranks",
-                field=f"plan.{key}",
+                f"is the same kind as device.{kinds.index(kind)}: raise its count instead",
+                field=f"device.{i}",
             )
+    if plan.max_auc_loss is not None and plan.max_row_error is not None:
+        raise ConfigError("give max_auc_loss or this, not both", field="plan.max_row_error")
     tables = {table.name: table for table in shape.tables}
     for i, wish in enumerate(plan.table):
         field = f"plan.table.{i}"
-        _check_wish(wish, field, has_ssd=Budget(resolve_device(config.device[0])).has_ssd)
+        ssd = any(Budget(resolve_device(device)).has_ssd for device in config.device)
+        _check_wish(wish, field, has_ssd=ssd)
         _check_rows(wish, tables[wish.name], field)
 
 
@@ -219,10 +308,6 @@ def _check_rows(wish: PlanTable, table: TableShape, field: str) -> None:
 
 
 def _check_wish(wish: PlanTable, field: str, *, has_ssd: bool) -> None:
-    if wish.replicate:
-        raise ConfigError(
-            f"table {wish.name!r}: not built yet; leave it out", field=f"{field}.replicate"
-        )
     named = {"pin": (wish.pin,) if wish.pin else (), "tiers": wish.tiers or ()}
     for key, tiers in named.items():
         if set(tiers) == {"onchip", "ssd"}:

@@ -1,25 +1,18 @@
-"""Rows in tensor-train form: which ranks, in what shape, and which prefixes are pinned.
-
-A fixed rule and no choice of the solver's: of a table that asks for it, the ranks from the end of
-those on chip up to a given one.
-"""
+"""Rows in tensor-train form: in what shape, which prefixes are pinned, which reconstructors."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from screc.errors import ConfigError
-from screc.plan.budget import Budget
 from screc.plan.device import reconstructor
-from screc.plan.patterns import Pattern, TtPart, excess, make_pattern, nothing_fits
-from screc.plan.problem import TableDemand, tt_loads
+from screc.plan.problem import TableDemand, TtOption
 from screc.tt.shape import choose_shape
-from screc_hw.model import ModelShape
-from screc_hw.params import DeviceParams
+from screc_hw.tt.params import TtParams
 
 COVERAGE = 0.9
 """Share of a table's lookups that its hottest rows, on chip and in TT form, answer unless said."""
@@ -27,120 +20,103 @@ COVERAGE = 0.9
 PREFIXES = 512
 """Prefixes pinned in every reconstructor unless said."""
 
-LANES = 1
-"""Lanes of a reconstructor unless said."""
+LANES = (1, 2, 4)
+"""Lanes of a reconstructor to choose from unless said."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class TtWish:
-    """Sizes of every reconstructor: ``lanes``, and ``prefixes`` pinned over all tables."""
+    """TT form of one table: ``rank`` of its cores, hottest ``rows``, and what that costs."""
 
-    lanes: int = LANES
-    prefixes: int = PREFIXES
-
-    @classmethod
-    def of(cls, lanes: int | None, prefixes: int | None) -> TtWish:
-        """Sizes that are given, and usual ones for the others."""
-        return cls(
-            lanes=LANES if lanes is None else lanes,
-            prefixes=PREFIXES if prefixes is None else prefixes,
-        )
+    rank: int
+    rows: int
+    loss: float = 0.0
 
 
 def with_tt(
-    shape: ModelShape,
-    tables: Sequence[TableDemand],
-    patterns: Sequence[Pattern],
-    budget: Budget,
-    batch: int,
-    wish: TtWish,
-) -> list[Pattern]:
-    """Give every pattern reconstructors for the ranks behind those that it keeps on chip.
+    tables: Sequence[TableDemand], wishes: Mapping[int, TtWish], prefixes: int | None
+) -> list[TableDemand]:
+    """Give tables their TT form; ``wishes`` by the table's number.
 
     Raises
     ------
     ConfigError
         If a table cannot be had in TT form.
-    PlanError
-        If no pattern has room for them.
     """
-    if not any(table.tt_rank for table in tables):
-        return list(patterns)
-    made = []
-    for pattern in patterns:
-        parts = _parts(tables, pattern, wish)
-        params = _params(pattern.params, parts, wish)
-        loads = tt_loads(tables, parts)
-        found = make_pattern(shape, budget, batch, params, loads)
-        made.append(dataclasses.replace(found, onchip=pattern.onchip, tt=parts))
-    fitting = [pattern for pattern in made if not excess(pattern, budget)]
-    if not fitting:
-        raise nothing_fits(made, budget)
-    return fitting
-
-
-def _params(params: DeviceParams, parts: Sequence[TtPart | None], wish: TtWish) -> DeviceParams:
-    built = [part for part in parts if part is not None]
-    try:
-        tt = reconstructor(
-            [part.shape for part in built],
-            [part.pins for part in built],
-            slice_lanes=params.gather.lanes,
-            lanes=wish.lanes,
-        )
-        return params.with_tt(tt)
-    except ValueError as error:
-        shapes = [part.shape for part in built]
-        ranks = [max(shape.ranks) for shape in shapes]
-        raise ConfigError(
-            f"tables in TT form, of ranks {ranks} and dimensions "
-            f"{[shape.dim for shape in shapes]}, do not fit a reconstructor: {error}; "
-            "a smaller tt_rank does",
-            field="plan.table",
-        ) from error
-
-
-def _parts(
-    tables: Sequence[TableDemand], pattern: Pattern, wish: TtWish
-) -> tuple[TtPart | None, ...]:
-    """TT ranks of every table, with no prefix more pinned than ``wish`` has."""
-    cores = pattern.params.memory
-    onchip = pattern.onchip or (0,) * len(tables)
-    parts: list[TtPart | None] = []
-    for table, first in zip(tables, onchip, strict=True):
-        # a range ends with a whole group of one rank per memory core, or with the table
-        last = min(table.shape.rows, -(-table.tt_rows // cores) * cores)
-        if table.tt_rank is None or first >= last:
-            parts.append(None)
-            continue
+    options: dict[int, TtOption] = {}
+    for number, wish in wishes.items():
+        shape = tables[number].shape
         try:
-            shape = choose_shape(last - first, table.shape.dim, table.tt_rank)
+            cores = choose_shape(wish.rows, shape.dim, wish.rank)
         except ValueError as error:
             raise ConfigError(
-                f"table {table.shape.name!r} in TT form: {error}", field="plan.table"
+                f"table {shape.name!r} in TT form: {error}", field="plan.table"
             ) from error
-        parts.append(TtPart(first, last, shape))
-    pins = _pins(tables, parts, wish.prefixes)
-    return tuple(
-        part and dataclasses.replace(part, pins=count)
-        for part, count in zip(parts, pins, strict=True)
-    )
+        options[number] = TtOption(last=wish.rows, shape=cores, loss=wish.loss)
+    pins = _pins(tables, options, PREFIXES if prefixes is None else prefixes)
+    return [
+        dataclasses.replace(
+            table,
+            rates=table.rates.cut(options[number].last),
+            tt=dataclasses.replace(options[number], pins=pins[number]),
+        )
+        if number in options
+        else table
+        for number, table in enumerate(tables)
+    ]
 
 
 def _pins(
-    tables: Sequence[TableDemand], parts: Sequence[TtPart | None], prefixes: int
-) -> list[int]:
+    tables: Sequence[TableDemand], options: Mapping[int, TtOption], prefixes: int
+) -> dict[int, int]:
     """Pinned prefixes of every table: those that most lookups go to."""
     rated: list[tuple[float, int]] = []
-    for number, (table, part) in enumerate(zip(tables, parts, strict=True)):
-        if part is None:
-            continue
-        rates, width = table.rates, part.shape.p[2]
-        edges = np.arange(min(prefixes, part.shape.prefixes) + 1) * width + part.first
-        tails = [rates.tail(rates.rates, min(int(edge), part.last)) for edge in edges]
+    for number, option in options.items():
+        rates, width = tables[number].rates, option.shape.p[2]
+        edges = np.arange(min(prefixes, option.shape.prefixes) + 1) * width
+        tails = [rates.tail(rates.rates, min(int(edge), option.last)) for edge in edges]
         rated += [(before - after, number) for before, after in itertools.pairwise(tails)]
-    pins = [0] * len(tables)
+    pins = dict.fromkeys(options, 0)
     # rates fall along the ranks, so the hottest prefixes of a table are its first
     for rate, number in sorted(rated, key=lambda entry: -entry[0])[:prefixes]:
         pins[number] += rate > 0
     return pins
+
+
+def reconstructors(
+    tables: Sequence[TableDemand], *, slice_lanes: int, lanes: int | None, devices: int
+) -> list[TtParams | None]:
+    """Reconstructors to choose from: of several lanes, for all tables in TT form and for fewer.
+
+    None is among them where no table must be in TT form.
+
+    Raises
+    ------
+    ConfigError
+        If the tables do not fit a reconstructor.
+    """
+    own = [table for table in tables if table.tt is not None]
+    if not own:
+        return [None]
+    forced = [table for table in own if table.tt_only]
+    own.sort(key=lambda table: (not table.tt_only, -table.rates.lookups))
+    counts = {len(own)}
+    if len(forced) < len(own) or devices > 1:
+        least = max(1, len(forced) if devices == 1 else -(-len(forced) // devices))
+        counts |= {count for count in (least, 2 * least, 4 * least) if count < len(own)}
+    found: list[TtParams | None] = [] if forced and devices == 1 else [None]
+    for count, each in itertools.product(sorted(counts), LANES if lanes is None else (lanes,)):
+        chosen = [table.tt for table in own[:count] if table.tt is not None]
+        shapes = [option.shape for option in chosen]
+        try:
+            found.append(
+                reconstructor(shapes, [o.pins for o in chosen], slice_lanes=slice_lanes, lanes=each)
+            )
+        except ValueError as error:
+            raise ConfigError(
+                f"tables in TT form, of ranks {[max(s.ranks) for s in shapes]} and dimensions "
+                f"{[s.dim for s in shapes]}, do not fit a reconstructor: {error}; "
+                "a smaller tt_rank does",
+                field="plan.table",
+            ) from error
+    return found

@@ -24,8 +24,16 @@ def run(ctx: Context) -> None:
     design = files.read_json(ctx.out / "rtl" / "design.json")
     device = resolve_device(ctx.config.device[0])
     manifest = files.read_json(ctx.out / "images" / "manifest.json")
-    summary = summarise(ctx.shape, plan, device, design, simulation, manifest["calibration"])
     stats = read_stats(ctx.out / "stats.parquet")
+    summary = summarise(
+        ctx.shape,
+        plan,
+        device,
+        design,
+        simulation,
+        manifest["calibration"],
+        drift=[table.name for table in stats if table.drift.flagged],
+    )
     page = render(
         summary=summary,
         shape=ctx.shape,

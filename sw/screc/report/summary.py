@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from screc.devices import DeviceSpec
@@ -21,6 +22,7 @@ KINDS = {
     "samples_per_s": "projection: measured cycles at the target clock",
     "host_lookups_per_s": "measured on the machine that ran screc, one core",
     "resources": "estimate: no place-and-route is run here",
+    "drift": "measured: tables whose later lookups are not like those that the plan is made for",
     "plan_gap": "proven: distance of the plan's value to the solver's bound",
     "auc_float": "measured on the simulated samples",
     "auc_device": "measured on the simulated samples",
@@ -36,6 +38,7 @@ def summarise(
     design: dict[str, Any],
     simulation: dict[str, Any],
     calibration: list[dict[str, Any]],
+    drift: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the content of ``summary.json``.
 
@@ -47,6 +50,8 @@ def summarise(
         Content of ``rtl/design.json`` and ``simulation.json``.
     calibration
         How every scale was chosen, of ``images/manifest.json``.
+    drift
+        Names of the tables that the log's statistics flag.
     """
     params = DeviceParams.from_dict(design["params"])
     samples = simulation["samples"]
@@ -63,6 +68,7 @@ def summarise(
         "devices": len(plan.devices),
         "cores": planned.cores.model_dump(),
         "shapes": {"rows": params.core.rows, "columns": params.core.columns},
+        "drift": list(drift),
         "plan_gap": plan.gap,
         "plan_bottleneck": plan.bottleneck,
         "samples": samples,
