@@ -22,7 +22,7 @@ from screc.plan.catalogue import RATES, excess, frontier
 from screc.plan.problem import Problem, TableDemand
 from screc.plan.rebuild import rebuild
 from screc.plan.schema import Plan
-from screc.plan.solve import LONGEST, ROUNDS, SLACKS, _Model, _Search
+from screc.plan.solve import LONGEST, ROUNDS, SLACKS, _alone, _Model, _Search
 from screc.plan.solver import Solver
 
 CLOSE = 1e-2
@@ -246,26 +246,31 @@ class _Explainer:
     def __init__(self, problem: Problem, solver: str) -> None:
         self.problem = problem
         self.name = solver
-        self.search = _Search(problem, Solver(solver), lambda text: None)
+        self.kept = [
+            _Search(each, Solver(solver), lambda text: None) for each in _variants(problem)
+        ]
         self.amounts = amounts(problem)
 
     # --- is there a plan? ---
 
-    def _at(self, problem: Problem) -> _Search:
+    def _at(self, variant: int, problem: Problem) -> _Search:
         """The search of another problem, with the intervals found so far."""
-        search = copy.copy(self.search)
+        search = copy.copy(self.kept[variant])
         search.problem = problem
         search.solver = Solver(self.name)
-        search.cuts = list(self.search.cuts)
+        search.cuts = list(search.cuts)
         return search
 
     def fits(self, problem: Problem) -> bool:
         """Whether the pooled model has a solution at the required rate, with fine intervals."""
+        return any(self._fits(i, each) for i, each in enumerate(_variants(problem)))
+
+    def _fits(self, variant: int, problem: Problem) -> bool:
         if homeless(problem):
             return False
         seconds = _seconds(problem)
         while True:
-            search = self._at(problem)
+            search = self._at(variant, problem)
             model = search._model()
             if search._feasible(model, seconds):
                 return True
@@ -274,21 +279,23 @@ class _Explainer:
             model.m.goal = pyo.Objective(expr=model.m.over)
             if not Solver(self.name).solve(model.m).feasible or search._refine(model):
                 return False
-            self.search.cuts = search.cuts
+            self.kept[variant].cuts = search.cuts
 
     def planned(self, problem: Problem) -> bool:
         """Whether a plan is placed that keeps the checker's rules."""
-        return self.fits(problem) and self.placed(problem) is not None
+        return any(
+            self._fits(i, each) and self._placed(i, each) is not None
+            for i, each in enumerate(_variants(problem))
+        )
 
-    def placed(self, problem: Problem, slacks: Sequence[float] = SLACKS) -> Plan | None:
-        """A plan that keeps the checker's rules, the pooled model's time cut by one slack or another."""
-        search = self._at(problem)
+    def _placed(self, variant: int, problem: Problem) -> Plan | None:
+        """A plan that keeps all rules; the pooled model's time is cut until there is one."""
+        search = self._at(variant, problem)
         model, seconds = search._model(), _seconds(problem)
-        for slack in slacks if problem.rate else slacks[:3]:
-            least = seconds * (1 - slack) if problem.rate else seconds
-            if not search._solve(model, least, "energy"):
+        for slack in SLACKS if problem.rate else (0.0,) * 3:
+            if not search._solve(model, seconds * (1 - slack), "energy"):
                 return None
-            plan = search._placed(model, least)
+            plan = search._placed(model, seconds * (1 - slack))
             if plan is not None:
                 return plan
             search.reserve *= 2
@@ -374,9 +381,15 @@ class _Explainer:
         """A plan for the required rate, but held to no rate and latency."""
         problem = dataclasses.replace(self.raised(raises), max_latency=None)
         free = dataclasses.replace(problem, rate=None, objective="throughput")
-        search, seconds = self._at(free), _seconds(problem)
-        model = search._model()
-        return search._placed(model, seconds) if search._solve(model, seconds, "energy") else None
+        seconds = _seconds(problem)
+        for i, each in enumerate(_variants(free)):
+            search = self._at(i, each)
+            model = search._model()
+            if search._solve(model, seconds, "energy"):
+                plan = search._placed(model, seconds)
+                if plan is not None:
+                    return plan
+        return None
 
     def _enough(self, raises: Raises) -> Raises:
         """Raise what the elastic model names until there is a solution, then all if need be."""
@@ -397,7 +410,7 @@ class _Explainer:
         )
 
     def _allowed(self) -> list[Key]:
-        """Amounts that may be raised: no SSD where there is none, unless rows can be nowhere else."""
+        """Amounts that may be raised; no SSD where none is, unless rows can be nowhere else."""
         unlock = bool(self._stranded())
         return [
             (k, field)
@@ -486,21 +499,42 @@ class _Explainer:
     # --- the elastic model ---
 
     def _elastic(self) -> Raises:
-        """Least weighted sum of relative raises, by the pooled model; exact for its devices."""
+        """Least weighted sum of relative raises, by the pooled model.
+
+        Raises
+        ------
+        PlanError
+            If no raises do.
+        """
         problem, own = self._extended()
+        error: PlanError | None = None
+        found: list[Raises] = []
+        for i, each in enumerate(_variants(problem)):
+            if i and len(problem.classes) > 1:
+                break  # a class alone has other numbers
+            try:
+                found.append(self._elastic_of(i, each, own))
+            except PlanError as refused:
+                error = refused
+        if error is not None and not found:
+            raise error
+        return min(found, key=lambda raises: sum(WEIGHTS[k[1]] * by for k, by in raises.items()))
+
+    def _elastic_of(self, variant: int, problem: Problem, own: Sequence[Collection[str]]) -> Raises:
+        """The same of one variant; exact for the devices that are chosen."""
         allowed = self._allowed()
-        search = self._at(problem)
-        first = _Elastic(search._model(), self, allowed, own)
+        search = self._at(variant, problem)
+        first = _Elastic(search._model(), self.amounts, allowed, own)
         raises = first.solve(Solver(self.name))
         for _ in range(ROUNDS):
-            fixed = _Elastic(search._model(), self, allowed, own, first.devices())
+            fixed = _Elastic(search._model(), self.amounts, allowed, own, first.devices())
             try:
                 raises = fixed.solve(Solver(self.name))
             except PlanError:  # the devices chosen do not do alone: the first guess is as good
                 break
             if search._refine(fixed.model):
                 break
-            self.search.cuts = search.cuts
+            self.kept[variant].cuts = search.cuts
         return raises
 
     def _extended(self) -> tuple[Problem, list[set[str]]]:
@@ -543,6 +577,11 @@ def _is_close(amount: Amount, low: float, high: float) -> bool:
     return abs(high / low - 1) <= CLOSE * 1.02
 
 
+def _variants(problem: Problem) -> list[Problem]:
+    """All devices, and one of each class alone: it exchanges nothing."""
+    return [problem, *_alone(problem)]
+
+
 def _seconds(problem: Problem) -> float:
     """Longest time per sample that will do."""
     return LONGEST if problem.rate is None else 1 / problem.rate
@@ -558,13 +597,13 @@ class _Elastic:
     def __init__(
         self,
         model: _Model,
-        explainer: _Explainer,
+        amounts: Mapping[Key, Amount],
         allowed: Sequence[Key],
         own: Sequence[Collection[str]],
         devices: Mapping[tuple[int, int], float] | None = None,
     ) -> None:
         self.model = model
-        self.amounts = explainer.amounts
+        self.amounts = amounts
         self.problem = model.pooled.problem
         self.own = own
         m = model.m
@@ -626,9 +665,13 @@ class _Elastic:
     ) -> float:
         """What all devices of a class have of a resource."""
         each = self.problem.classes[klass]
+        have = [
+            p.capacity[resource] if p.memory or resource in ("link_in", "link_out") else 0.0
+            for p in each.patterns
+        ]
         if devices is None:
-            return each.count * max((p.capacity[resource] for p in each.patterns), default=0.0)
-        return sum(p.capacity[resource] * devices[klass, i] for i, p in enumerate(each.patterns))
+            return each.count * max(have)
+        return sum(value * devices[klass, i] for i, value in enumerate(have))
 
     def _capacities(self, devices: Mapping[tuple[int, int], float] | None) -> None:
         m = self.model.m
@@ -658,8 +701,8 @@ class _Elastic:
         m.more_sum = pyo.ConstraintList()
         for k, each in enumerate(self.problem.classes):
             easier = sum(self._raised(k, "clock_mhz"))
-            for i, p in enumerate(each.patterns):
-                rate = p.capacity["samples"]
+            for i in range(len(each.patterns)):
+                rate = self.model.pooled.sample_rate(k, i)
                 if not rate:
                     continue
                 row = m.sample_time[k, i]
