@@ -397,7 +397,7 @@ class _Explainer:
             more = {key: self._within(key, by * factor) for key, by in raises.items()}
             if self._test(more, self.fits):
                 return more
-        for factor in (0.1, 1.0, 10.0, 100.0, 1e4, 1e6):
+        for factor in (0.1, 1.0, 10.0, 100.0, 1e3):
             more = {
                 key: self._within(key, max(raises.get(key, 0.0), factor)) for key in self._allowed()
             }

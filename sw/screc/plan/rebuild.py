@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from screc.plan.budget import RESOURCES, Budget
 from screc.plan.catalogue import Catalogue, Pattern, Pins, enumerate_patterns
 from screc.plan.problem import DeviceClass, Problem
+from screc_hw.device.params import max_memory
 from screc_hw.model import ModelShape
 from screc_hw.tt.params import TtParams
 
@@ -77,9 +78,10 @@ def with_patterns(problem: Problem, klass: int) -> DeviceClass:
     each = problem.classes[klass]
     most = each.onchip_beats
     if most is None:
-        most = sum(
-            min(table.most_onchip, table.shape.rows) * table.row_beats for table in problem.tables
-        )
+        rows = (min(table.most_onchip, table.shape.rows) for table in problem.tables)
+        most = sum(n * t.row_beats for n, t in zip(rows, problem.tables, strict=True))
+        if most:  # uneven stripes, see ``screc.plan.solve``
+            most += 4 * max(8, len(problem.tables)) * max_memory()
     shaping = tuple(getattr(each.budget.spec, name) for name in SHAPING)
     found = _enumerated(
         problem.shape,
