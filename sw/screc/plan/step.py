@@ -127,7 +127,16 @@ def build_problem(
             onchip_beats=onchip_beats(tables),
             reconstructors=rebuild,
         )
-        classes.append(DeviceClass(budget, device.count, patterns))
+        classes.append(
+            DeviceClass(
+                budget,
+                device.count,
+                patterns,
+                pins=chosen,
+                onchip_beats=onchip_beats(tables),
+                reconstructors=rebuild,
+            )
+        )
     return Problem(
         shape=gather,
         compute_shape=compute,
