@@ -17,6 +17,7 @@ BENCHES: dict[str, str] = {
     "encode": "screc.bench_encode",
     "gather": "screc.bench_gather",
     "gemm": "screc.bench_gemm",
+    "plan": "screc.bench_plan",
     "tt": "screc.bench_tt",
 }
 """Benchmarks by name: a module with ``bench() -> list[dict]``; for people ``COLUMNS`` where there
@@ -70,6 +71,11 @@ def cli() -> None:
     """From a DLRM and its access log to a verified FPGA accelerator."""
 
 
+_compare_option = click.option(
+    "--compare", is_flag=True, help="Also score baselines, and the planner with fewer choices."
+)
+
+
 def _cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option(
@@ -87,10 +93,14 @@ def _cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+OPTIONS = {"analyze": _cluster_options, "plan": _compare_option}
+"""Options that one command alone has."""
+
+
 def _add_step(name: str, target: str, text: str) -> None:
     @cli.command(name, help=text)
     @_flow_options
-    @(_cluster_options if name == "analyze" else lambda function: function)
+    @OPTIONS.get(name, lambda function: function)
     def command(
         config: Path,
         output: Path | None,
@@ -99,6 +109,7 @@ def _add_step(name: str, target: str, text: str) -> None:
         as_json: bool,
         verbose: int,
         quiet: bool,
+        compare: bool = False,
         workers: int | None = None,
         scheduler: str | None = None,
     ) -> None:
@@ -118,8 +129,15 @@ def _add_step(name: str, target: str, text: str) -> None:
         ctx.workers, ctx.scheduler = workers, scheduler
         steps = [step.name for step in flow.order(target)] if name == "run" else [target]
         flow.run(ctx, target, force=steps if force else ())
+        rows: list[dict[str, Any]] = []
+        if compare:
+            from screc.plan.compare import compare_plan
+
+            rows = compare_plan(ctx)
         if as_json:
-            emit_json(flow.result(ctx, target))
+            emit_json(flow.result(ctx, target) | ({"compare": rows} if compare else {}))
+        elif compare:
+            _print_table("plan and baselines", tuple(rows[0]), rows)
         elif target == "report":
             ctx.log(f"report: {escape(str(out / 'report.html'))}")
 
@@ -241,12 +259,15 @@ def doctor(as_json: bool) -> None:
 @cli.command()
 @click.argument("name", type=click.Choice(sorted(BENCHES)))
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON to stdout.")
-def bench(name: str, as_json: bool) -> None:
+@click.option("--only", multiple=True, help="plan: name of an instance. May be repeated.")
+def bench(name: str, as_json: bool, only: Sequence[str]) -> None:
     """Measure a part of the tool on this machine."""
     import importlib
 
+    if only and name != "plan":
+        raise ConfigError(f'is for "plan" alone, not "{name}"', field="--only")
     module = importlib.import_module(BENCHES[name])
-    results = module.bench()
+    results = module.bench(only) if only else module.bench()
     if as_json:
         emit_json({"bench": name, "results": results})
         return

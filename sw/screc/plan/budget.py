@@ -18,7 +18,6 @@ PCIE_EFFICIENCY = 0.85
 and flow control. Assumed."""
 
 
-
 @dataclasses.dataclass(frozen=True)
 class Budget:
     """One device, seen by the planner."""

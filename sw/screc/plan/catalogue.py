@@ -521,7 +521,10 @@ def _compute_sides(
         sides.append(side)
     if not sides and wrong is not None:
         raise ConfigError(str(wrong), field="model") from wrong
-    return [*([_Cores(1, 0)] if 0 in compute else []), *(sides[i] for i in frontier(rated, used=True))]
+    return [
+        *([_Cores(1, 0)] if 0 in compute else []),
+        *(sides[i] for i in frontier(rated, used=True)),
+    ]
 
 
 def nothing_fits(patterns: Sequence[Pattern], budget: Budget) -> PlanError:

@@ -121,13 +121,11 @@ class Group:
         """Places where another rule begins: a bound of rows on chip, the end of a TT form."""
         if len(self.tables) > 1:
             return np.empty(0, np.int64)
-        demand, found = self.alike, []
+        demand = self.alike
         limits = [demand.onchip_rows]
         if demand.tt is not None:
             limits += [demand.tt.last, demand.tt.pins * demand.tt.shape.p[2]]
-        for limit in limits:
-            if limit is not None:
-                found.append(int(np.searchsorted(self.start, limit)))
+        found = [int(np.searchsorted(self.start, n)) for n in limits if n is not None]
         return np.array(found, np.int64)
 
     def refine(self, cuts: Ints, around: Iterable[int], parts: int = FINE) -> Ints:
@@ -135,11 +133,12 @@ class Group:
         chosen: set[int] = set()
         for number in around:
             chosen |= {number - 1, number, number + 1}
-        more = [cuts]
-        for number in chosen:
-            if 0 <= number < len(cuts) - 1:
-                more.append(np.linspace(cuts[number], cuts[number + 1], parts + 1).astype(np.int64))
-        return np.unique(np.concatenate(more))
+        more = [
+            np.linspace(cuts[number], cuts[number + 1], parts + 1).astype(np.int64)
+            for number in chosen
+            if 0 <= number < len(cuts) - 1
+        ]
+        return np.unique(np.concatenate([cuts, *more]))
 
     def is_fine(self, interval: Interval, intervals: int) -> bool:
         """Whether it holds at most 1 / ``intervals`` of the ranks and lookups of each table.
@@ -160,11 +159,12 @@ class Group:
 
     @property
     def _ranks(self) -> Floats:
-        return np.bincount(self.table, self.count, len(self.tables))
+        return np.bincount(self.table, self.count.astype(np.float64), len(self.tables))
 
     @property
     def _lookups(self) -> Floats:
-        return np.bincount(self.table, self.count * self.rate, len(self.tables))
+        lookups: Floats = np.bincount(self.table, self.count * self.rate, len(self.tables))
+        return lookups
 
 
 def per_rank(rates: Floats, batch: int, stride: int) -> tuple[Floats, Floats]:

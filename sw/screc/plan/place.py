@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,42 +14,23 @@ from scipy.optimize import linprog
 from screc.errors import PlanError, PlanErrorKind
 from screc.plan import costs
 from screc.plan.catalogue import Pattern
-from screc.plan.costs import BYTES, TIMES, RowSizes
-from screc.plan.groups import per_rank
+from screc.plan.costs import BYTES, TIMES
 from screc.plan.pool import MARGIN, TIERS, Tier
-from screc.plan.problem import STAGED_BLOCKS, STAGING_FACTOR, Problem
-from screc.plan.schema import (
-    CoreCounts,
-    CoreShapes,
-    DevicePlan,
-    Plan,
-    Range,
-    Stripe,
-    TablePlan,
-    TtPart,
-    table_ranges,
-)
+from screc.plan.problem import Problem
+from screc.plan.schema import Plan, Range, Stripe, TablePlan, TtPart, table_ranges
+from screc.plan.stamp import device_plan, unmeasured
+from screc.plan.units import STRIPES, Segment, Unit, UnitCosts
 from screc.tt.shape import choose_shape
-from screc_hw.protocol import BEAT_BYTES
 from screc_hw.tt.params import TtParams
 from screc_hw.tt.shape import TtShape
 
 Floats = NDArray[np.float64]
-
-STRIPES = 16
-"""Parts that a table on several devices is cut into at a time."""
 
 LEVELS = 4
 """Cuts at most: the last parts are 1/65,536 of a table."""
 
 WHOLE = 1e-6
 """A share this close to 1 is all of it."""
-
-Segment = tuple[Tier, int, int]
-"""Ranks ``[first, last)`` of a table in a tier."""
-
-Sums = dict[Tier, tuple[float, float, float, float]]
-"""Rows, and per sample lookups, distinct rows and page reads, by tier."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,27 +48,6 @@ class Decision:
     whole: Mapping[int, Tier]
     rows: Mapping[int, Sequence[tuple[int, Tier, int, int]]]
     reserve: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Unit:
-    """Ranks of a table that go to one device together.
-
-    Those of ``segments`` that are ``residue`` modulo ``of``, counted from 0.
-    """
-
-    table: int
-    segments: tuple[Segment, ...]
-    of: int = 1
-    residue: int = 0
-
-    def parts(self) -> list[Unit]:
-        """Cut it by further residues."""
-        of = self.of * STRIPES
-        return [
-            dataclasses.replace(self, of=of, residue=self.residue + self.of * i)
-            for i in range(STRIPES)
-        ]
 
 
 @dataclasses.dataclass
@@ -119,32 +78,26 @@ def place(problem: Problem, decision: Decision, seconds: float) -> Plan:
     if not devices:
         raise PlanError(PlanErrorKind.SOLVER, "the model uses no device")
     units = _units(problem, decision)
-    rated = _Costs(problem)
+    rated = UnitCosts(problem)
     if len(devices) == 1:
         devices[0].units = [unit for found in units.values() for unit in found]
         devices[0].samples = 1.0
     else:
         _assign(rated, decision, devices, units, seconds)
-    return Plan(
-        objective=problem.objective,
-        batch=problem.batch,
-        rate=problem.rate,
-        bound=0.0,
-        value=0.0,
-        gap=0.0,
-        seconds=0.0,
-        energy=0.0,
-        latency=0.0,
-        solve_seconds=0.0,
-        intervals=0,
-        bottleneck="",
-        per_sample={},
-        ssd_reads=0.0,
-        devices=tuple(
-            _device_plan(rated, decision, device, single=len(devices) == 1)
-            for device in devices
-        ),
-    )
+    made = []
+    for device in devices:
+        tables = _table_plans(rated, decision, device, single=len(devices) == 1)
+        made.append(
+            device_plan(
+                problem,
+                device.klass,
+                device.pattern,
+                tables,
+                samples=device.samples,
+                staging_bytes=rated.staging_bytes(device.units),
+            )
+        )
+    return unmeasured(problem, made)
 
 
 def _units(problem: Problem, decision: Decision) -> dict[int, list[Unit]]:
@@ -174,61 +127,8 @@ def _units(problem: Problem, decision: Decision) -> dict[int, list[Unit]]:
 # --- assignment ---
 
 
-class _Costs:
-    """Loads of units and of samples, each worked out once."""
-
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
-        self.rows = [RowSizes.of(problem, table) for table in problem.tables]
-        self.per_rank = [
-            per_rank(table.rates.rates, problem.batch, table.stride) for table in problem.tables
-        ]
-        self.sums = functools.cache(self._sums)
-        self.loads = functools.cache(self._loads)
-
-    def _sums(self, unit: Unit) -> Sums:
-        """Rows, and per sample lookups, distinct rows and page reads of a unit, by tier."""
-        rates = self.problem.tables[unit.table].rates
-        distinct, reads = self.per_rank[unit.table]
-        found: Sums = {}
-        for tier, first, last in unit.segments:
-            sums = [
-                rates.residue_sum(values, first, last, unit.of, unit.residue)
-                for values in (np.ones_like(rates.rates), rates.rates, distinct, reads)
-            ]
-            before = found.get(tier, (0.0, 0.0, 0.0, 0.0))
-            a, b, c, d = (x + y for x, y in zip(before, sums, strict=True))
-            found[tier] = (a, b, c, d)
-        return found
-
-    def _loads(self, klass: int, tt: TtParams | None, unit: Unit) -> costs.Loads:
-        """Loads and bytes of a unit on a device of a class, its partials included."""
-        problem = self.problem
-        table, budget = problem.tables[unit.table], problem.classes[klass].budget
-        row = self.rows[unit.table]
-        found: costs.Loads = defaultdict(float)
-        for tier, (rows, lookups, distinct, reads) in self.sums(unit).items():
-            pieces = [(costs.lookup_loads(budget, row, tier), lookups)]
-            if tier == "ssd":
-                pieces.append((costs.read_loads(budget), reads))
-                pieces.append((costs.staged_loads(budget, row), distinct))
-                found["dram_bytes"] += distinct * costs.ring_bytes_per_row(problem, row)
-            if tier == "tt" and table.tt is not None and tt is not None:
-                found["tt"] += lookups * costs.tt_cycles(tt, table.tt, pinned=True)
-            for loads, factor in pieces:
-                for name, value in loads.items():
-                    found[name] += value * factor
-            if tier != "tt":
-                found[f"{tier}_bytes"] += rows * row.stride
-        if problem.exchange:
-            # of a table's parts on a device one sends its bags: each counts for its share
-            for name, value in costs.partial_out(table, budget).items():
-                found[name] += value * table.bags / unit.of
-        return found
-
-
 def _assign(
-    rated: _Costs,
+    rated: UnitCosts,
     decision: Decision,
     devices: list[_Device],
     units: Mapping[int, list[Unit]],
@@ -260,7 +160,7 @@ def unit_rows(unit: Unit) -> int:
 
 
 def _assignment_lp(
-    rated: _Costs,
+    rated: UnitCosts,
     decision: Decision,
     devices: Sequence[_Device],
     free: Sequence[tuple[int, Unit]],
@@ -278,9 +178,16 @@ def _assignment_lp(
     for u, (k, unit) in enumerate(free):
         found = rated.loads(k, _first_tt(problem, k), unit)
         loads[u] = [found.get(name, 0.0) for name in names]
-    per_sample = [_sample_side(rated, decision, device) for device in devices]
+    per_sample = [
+        rated.sample_side(device.klass, device.pattern, decision.whole) for device in devices
+    ]
     # variables: share of unit u on device d (where it may be), samples of d, the largest load
-    places = [(u, d) for u, (k, _) in enumerate(free) for d in range(count) if devices[d].klass == k and devices[d].pattern.memory]
+    places = [
+        (u, d)
+        for u, (k, _) in enumerate(free)
+        for d in range(count)
+        if devices[d].klass == k and devices[d].pattern.memory
+    ]
     index = {key: i for i, key in enumerate(places)}
     first_sample, theta = len(places), len(places) + count
     rows: list[int] = []
@@ -351,26 +258,7 @@ def _first_tt(problem: Problem, klass: int) -> TtParams | None:
     return next((p.tt for p in problem.classes[klass].patterns if p.tt is not None), None)
 
 
-def _sample_side(rated: _Costs, decision: Decision, device: _Device) -> costs.Loads:
-    """Loads of all samples on the device, were it to compute them all."""
-    problem = rated.problem
-    budget = problem.classes[device.klass].budget
-    found: costs.Loads = defaultdict(float)
-    loads = [(costs.sample_loads(problem, budget, device.pattern.sample_beats), 1.0)]
-    for number, table in enumerate(problem.tables):
-        tier = decision.whole.get(number)
-        if tier is not None:
-            row = rated.rows[number]
-            loads.append((costs.lookup_loads(budget, row, tier), table.rates.lookups))
-        elif problem.exchange:
-            loads.append((costs.partial_in(table, budget), table.bags))
-    for each, factor in loads:
-        for name, value in each.items():
-            found[name] += value * factor
-    return found
-
-
-def _fixed_loads(rated: _Costs, decision: Decision, device: _Device) -> costs.Loads:
+def _fixed_loads(rated: UnitCosts, decision: Decision, device: _Device) -> costs.Loads:
     """What the device holds and does already."""
     problem = rated.problem
     found: costs.Loads = defaultdict(float)
@@ -392,88 +280,39 @@ def _fixed_loads(rated: _Costs, decision: Decision, device: _Device) -> costs.Lo
 # --- ranges ---
 
 
-def _device_plan(
-    rated: _Costs, decision: Decision, device: _Device, *, single: bool
-) -> DevicePlan:
-    problem, pattern = rated.problem, device.pattern
-    core, gather = pattern.core, pattern.gather
-    budget = problem.classes[device.klass].budget
-    tables, parts = _table_plans(problem, decision, device, single=single)
-    staging = _staging_bytes(rated, device)
-    return DevicePlan(
-        kind=budget.kind,
-        cores=CoreCounts(
-            memory=pattern.memory,
-            tt=pattern.memory * pattern.tt.lanes if pattern.tt and parts else 0,
-            compute=pattern.compute,
-        ),
-        shapes=CoreShapes(
-            rows=core.rows if core else gather.rows if gather else 0,
-            columns=core.columns if core else 0,
-            slots=core.slots if core else 4,
-            pool_beats=gather.pool_beats if gather else 1,
-            outstanding=gather.outstanding if gather else 0,
-            onchip_beats=gather.onchip_beats if gather else 0,
-            tt_multipliers=pattern.memory * pattern.tt.multipliers if pattern.tt and parts else 0,
-            prefixes=sum(part.pins for part in parts),
-        ),
-        weights="stream" if core and core.stream_words else "onchip",
-        staging_bytes=staging,
-        samples=device.samples,
-        utilisation={},
-        tables=tables,
-    )
-
-
-def _staging_bytes(rated: _Costs, device: _Device) -> int:
-    """Bytes of all rings of a device, whole beats; 0 where it has no rows on SSD."""
-    beats = 0.0
-    staged = False
-    for unit in device.units:
-        for tier, (_, _, distinct, _) in rated.sums(unit).items():
-            if tier == "ssd":
-                staged = True
-                beats += distinct * rated.problem.batch * rated.rows[unit.table].beats
-    if not staged:
-        return 0
-    expected = int(np.ceil(STAGED_BLOCKS * STAGING_FACTOR * beats))
-    return expected * BEAT_BYTES + rated.problem.staging_slack
-
-
 def _table_plans(
-    problem: Problem, decision: Decision, device: _Device, *, single: bool
-) -> tuple[tuple[TablePlan, ...], list[TtPart]]:
-    """Ranges of every table on a device, and its parts in TT form."""
+    rated: UnitCosts, decision: Decision, device: _Device, *, single: bool
+) -> tuple[TablePlan, ...]:
+    """Ranges of every table on a device."""
+    problem = rated.problem
     cores = device.pattern.memory
     by_table: dict[int, list[Unit]] = defaultdict(list)
     for unit in device.units:
         by_table[unit.table].append(unit)
     shifts = _shifts(problem, device, by_table)
     plans: list[TablePlan] = []
-    parts: list[TtPart] = []
     for number, table in enumerate(problem.tables):
         name, rows = table.shape.name, table.shape.rows
         whole = decision.whole.get(number)
-        if whole is not None and cores:
-            unit = Unit(number, ((whole, 0, rows),))
-            copies = _striped_ranges([unit], cores, number % cores, replicated=True)
-            plans.append(TablePlan(table=name, ranges=copies))
-            continue
         units = by_table.get(number)
-        if not units or not cores:
+        if not cores or not (whole or units):
             continue
-        if single:
-            made, part = _single_ranges(problem, number, units[0], cores, shifts[number])
-            parts += [part] if part else []
+        if whole is not None:
+            unit = Unit(number, ((whole, 0, rows),))
+            made = _striped_ranges([unit], cores, number % cores, replicated=True)
+        elif single:
+            assert units is not None  # or there would be nothing to list
+            made = _single_ranges(problem, number, units[0], cores, shifts[number])
         else:
+            assert units is not None
             made = _striped_ranges(units, cores, shifts[number])
         plans.append(TablePlan(table=name, ranges=made))
-    return tuple(plans), parts
+    return tuple(plans)
 
 
 def _single_ranges(
     problem: Problem, number: int, unit: Unit, cores: int, shift: int
-) -> tuple[tuple[Range, ...], TtPart | None]:
+) -> tuple[Range, ...]:
     """Ranges of the one form that is compiled: on chip, TT, DRAM, SSD, whole groups of cores."""
     table = problem.tables[number]
     ends = {tier: last for tier, _, last in unit.segments}
@@ -491,8 +330,8 @@ def _single_ranges(
     exact = part.last if part else onchip
     resident = rows if "ssd" not in ends else max(ends.get("dram", 0), exact)
     if table.replicate:
-        return table_ranges(rows, resident, cores, shift, onchip=onchip, replicated=True), None
-    return table_ranges(rows, resident, cores, shift, onchip=onchip, tt=part), part
+        return table_ranges(rows, resident, cores, shift, onchip=onchip, replicated=True)
+    return table_ranges(rows, resident, cores, shift, onchip=onchip, tt=part)
 
 
 def tt_part(first: int, last: int, dim: int, like: TtShape, pins: int) -> TtPart:
@@ -535,6 +374,22 @@ def _striped_ranges(
                         )
                     )
     return tuple(found)
+
+
+def stripe_over_cores(r: Range, cores: int, shift: int) -> Iterator[Range]:
+    """Share a range of a device among its memory cores: the next core takes the next rank."""
+    if r.tier == "ssd" or r.core is not None:
+        yield r
+        return
+    of, take = (r.stripe.of, r.stripe.take) if r.stripe else (1, (0,))
+    for core in range(cores):
+        slot = (core + shift) % cores
+        mine = tuple(
+            residue + of * slot for residue in take if residue + of * slot < r.last - r.first
+        )
+        if mine:
+            stripe = Stripe(of=of * cores, take=mine) if of * cores > 1 else None
+            yield r.model_copy(update={"core": core, "stripe": stripe})
 
 
 def _stripe(of: int, residues: Sequence[int], first: int, last: int) -> Stripe | None:

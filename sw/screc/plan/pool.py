@@ -24,7 +24,7 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import pyomo.environ as pyo
 from pyomo.core.expr import LinearExpression
@@ -53,8 +53,8 @@ class Pooled:
     """A problem as the model sees it: its intervals, and how far they may be trusted.
 
     ``intervals[g]`` are those of group ``g``, hottest first. With ``optimistic`` whatever whole
-    devices and whole rows cost beyond the sums is left out, so that no plan does better. ``reserve``
-    bytes of each memory core's room for rows on chip are left free for uneven stripes.
+    devices and whole rows cost beyond the sums is left out, so that no plan does better. Of each
+    memory core's room for rows on chip ``reserve`` bytes are left free for uneven stripes.
     """
 
     problem: Problem
@@ -95,7 +95,7 @@ class Pooled:
 
     def loads(self, klass: int, group: int, interval: Interval, tier: Tier) -> Loads:
         """Loads of all rows of an interval in a tier of a class, exchange included."""
-        problem, row, demand = self.problem, self.groups[group].row, self.demand(group)
+        problem, row = self.problem, self.groups[group].row
         budget = problem.classes[klass].budget
         found: Loads = defaultdict(float)
 
@@ -141,6 +141,7 @@ class Pooled:
         )
 
     def tt_option(self, group: int) -> TtOption:
+        """TT form of a group that has one."""
         option = self.demand(group).tt
         assert option is not None  # asked of groups with a TT form only
         return option
@@ -160,7 +161,9 @@ class Pooled:
             total += interval.distinct * costs.staged_joules(budget, row)
         if tier == "tt":
             pinned = self._pinned(group, interval)
-            total += interval.lookups * costs.tt_joules(budget, self.tt_option(group), pinned=pinned)
+            total += interval.lookups * costs.tt_joules(
+                budget, self.tt_option(group), pinned=pinned
+            )
         if self.problem.exchange:
             for number, lookups in self._owners(group, interval):
                 table = self.problem.tables[number]
@@ -218,13 +221,15 @@ def add_variables(m: pyo.ConcreteModel, pooled: Pooled, *, integral: bool) -> No
         for k in classes
     ]
     m.C = pyo.Set(initialize=chosen, dimen=2)
-    count, yes = (pyo.NonNegativeIntegers, pyo.Binary) if integral else (
-        pyo.NonNegativeReals,
-        pyo.UnitInterval,
+    count, yes = (
+        (pyo.NonNegativeIntegers, pyo.Binary)
+        if integral
+        else (
+            pyo.NonNegativeReals,
+            pyo.UnitInterval,
+        )
     )
-    m.devices = pyo.Var(
-        m.P, domain=count, bounds=lambda m, k, p: (0, problem.classes[k].count)
-    )
+    m.devices = pyo.Var(m.P, domain=count, bounds=lambda m, k, p: (0, problem.classes[k].count))
     m.computed = pyo.Var(m.P, bounds=(0, 1))
     m.share = pyo.Var(m.S, bounds=(0, 1))
     m.whole = pyo.Var(m.W, domain=yes)
@@ -264,8 +269,9 @@ def add_device_count(m: pyo.ConcreteModel, pooled: Pooled) -> None:
     classes = pooled.problem.classes
     m.device_count = pyo.Constraint(
         m.K,
-        rule=lambda m, k: sum(m.devices[k, p] for p in range(len(classes[k].patterns)))
-        <= classes[k].count,
+        rule=lambda m, k: (
+            sum(m.devices[k, p] for p in range(len(classes[k].patterns))) <= classes[k].count
+        ),
     )
 
 
@@ -325,7 +331,7 @@ def add_capacity(m: pyo.ConcreteModel, pooled: Pooled) -> None:
     m.capacity = pyo.Constraint(m.K, costs.TIMES, rule=rule)
 
 
-def _partials_in(m: pyo.ConcreteModel, pooled: Pooled, k: int, r: str) -> object:
+def _partials_in(m: pyo.ConcreteModel, pooled: Pooled, k: int, r: str) -> Any:
     """Load of bags that come in from the devices that hold rows of them.
 
     With one class they come to it, whoever computes. With several, each class takes its share of
@@ -340,9 +346,7 @@ def _partials_in(m: pyo.ConcreteModel, pooled: Pooled, k: int, r: str) -> object
     if len(problem.classes) > 1:
         mine = range(len(problem.classes[k].patterns))
         return total * sum(m.computed[k, p] for p in mine)
-    saved = sum(
-        each[pooled.groups[g].tables[0]] * m.whole[g, s] for g, s in m.W
-    )
+    saved = sum(each[pooled.groups[g].tables[0]] * m.whole[g, s] for g, s in m.W)
     return total - saved
 
 
@@ -527,9 +531,7 @@ def add_latency(m: pyo.ConcreteModel, pooled: Pooled) -> None:
     problem = pooled.problem
     if problem.max_latency is None:
         return
-    slow = [
-        (k, p) for k, p in m.P if problem.classes[k].patterns[p].latency > problem.max_latency
-    ]
+    slow = [(k, p) for k, p in m.P if problem.classes[k].patterns[p].latency > problem.max_latency]
     m.latency = pyo.Constraint(slow, rule=lambda m, k, p: m.computed[k, p] <= 0)
 
 
@@ -551,9 +553,7 @@ FAMILIES: tuple[Callable[[pyo.ConcreteModel, Pooled], None], ...] = (
 """Every family of constraints; :func:`build_model` adds them in this order."""
 
 
-def energy(
-    m: pyo.ConcreteModel, pooled: Pooled, seconds: float, *, scale: float = 1.0
-) -> object:
+def energy(m: pyo.ConcreteModel, pooled: Pooled, seconds: float, *, scale: float = 1.0) -> object:
     """Joules per sample at ``seconds`` per sample, times ``scale``, as an expression."""
     problem = pooled.problem
     factors: list[float] = []

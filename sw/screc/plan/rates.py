@@ -63,7 +63,8 @@ class RateCurve:
         values = np.asarray(counts, np.float64) / samples
         weights = np.ones(hot)
         if rows > hot:
-            widths, shares = np.array([rows - hot]), np.ones(1)
+            widths = np.array([rows - hot])
+            shares: Floats = np.ones(1)
             if behind is not None and np.sum(behind[1]):
                 widths = np.diff(behind[0])
                 shares = np.asarray(behind[1], np.float64)[widths > 0] / np.sum(behind[1])
@@ -128,10 +129,8 @@ class RateCurve:
         sums = np.concatenate([[0.0], np.cumsum(per_rank * self.widths)])
         return np.diff(sums[np.searchsorted(self.edges, corners)])
 
-    def residue_sum(
-        self, per_rank: Floats, first: int, last: int, of: int, residue: int
-    ) -> float:
-        """Sum ``per_rank`` over those ranks ``[first, last)`` that are ``residue`` modulo ``of``."""
+    def residue_sum(self, per_rank: Floats, first: int, last: int, of: int, residue: int) -> float:
+        """Sum ``per_rank`` over the ranks ``[first, last)`` that are ``residue`` modulo ``of``."""
         if of == 1:
             return self.tail(per_rank, first) - self.tail(per_rank, last)
         below = -((residue - self.edges.clip(first, last)) // of)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import time
 from collections import defaultdict
@@ -13,13 +14,14 @@ import pyomo.environ as pyo
 
 from screc.errors import CheckError, PlanError, PlanErrorKind
 from screc.plan import pool
-from screc.plan.check import Checked, check, measure
+from screc.plan.check import Checked, measure
 from screc.plan.groups import Group, Interval, Ints, make_groups
 from screc.plan.place import Decision, place
 from screc.plan.pool import Pooled, Tier, build_model
 from screc.plan.problem import Problem
 from screc.plan.schema import Plan
 from screc.plan.solver import Solver
+from screc.plan.stamp import stamped
 from screc_hw.protocol import BEAT_BYTES
 
 Progress = Callable[[str], None]
@@ -66,7 +68,7 @@ class _Model:
         intervals: list[list[Interval]] = []
         for group, edges in zip(groups, cuts, strict=True):
             parts: list[Interval] = []
-            for first, last in zip(edges[:-1], edges[1:], strict=True):
+            for first, last in itertools.pairwise(edges):
                 if optimistic:
                     parts += group.spread(int(first), int(last))
                 else:
@@ -127,7 +129,6 @@ class _Search:
 
     def fastest(self) -> Plan:
         """Least time per sample."""
-        problem = self.problem
         self.progress("relaxed model")
         relaxed = self._relaxed()
         self.progress("whole devices")
@@ -159,9 +160,7 @@ class _Search:
             )
         self.progress("bound")
         bound = self._bound(plan.value, relaxed)
-        return plan.model_copy(
-            update={"bound": bound, "gap": (plan.value - bound) / bound}
-        )
+        return plan.model_copy(update={"bound": bound, "gap": (plan.value - bound) / bound})
 
     def _relaxed(self) -> float:
         """Time per sample if devices could be divided, with intervals fine at its splits."""
@@ -329,9 +328,7 @@ class _Search:
             return None
         best: float | None = None
         for klass in problem.classes:
-            one = dataclasses.replace(
-                problem, classes=(dataclasses.replace(klass, count=1),)
-            )
+            one = dataclasses.replace(problem, classes=(dataclasses.replace(klass, count=1),))
             model = _Model.make(one, self.groups, self.cuts, optimistic=True)
             model.aim(required, problem.objective)
             outcome = self.solver.solve(model.m)
@@ -367,9 +364,9 @@ class _Search:
         shares: dict[int, dict[tuple[int, Tier], float]] = defaultdict(dict)
         for k, j, s in m.S:
             shares[j][k, s] = m.share[k, j, s].value or 0.0
-        number = {g: 0 for g in range(len(self.groups))}
+        number = dict.fromkeys(range(len(self.groups)), 0)
         around: dict[int, list[int]] = defaultdict(list)
-        before: tuple[int, object] | None = None
+        before: tuple[int, tuple[int, Tier]] | None = None
         for j, (g, interval) in enumerate(model.pooled.flat):
             place = number[g]
             number[g] += 1
@@ -400,29 +397,6 @@ class _Search:
         return stamped(plan, checked, sum(len(c) - 1 for c in self.cuts))
 
 
-def stamped(plan: Plan, checked: Checked, intervals: int) -> Plan:
-    """Return the plan with the checker's figures; its value stands for the bound so far."""
-    devices = tuple(
-        device.model_copy(update={"utilisation": dict(used)})
-        for device, used in zip(plan.devices, checked.utilisation, strict=True)
-    )
-    return plan.model_copy(
-        update={
-            "devices": devices,
-            "value": checked.value,
-            "bound": checked.value,
-            "gap": 0.0,
-            "seconds": checked.seconds,
-            "energy": checked.energy,
-            "latency": checked.latency,
-            "per_sample": dict(checked.per_sample),
-            "bottleneck": checked.bottleneck,
-            "ssd_reads": checked.ssd_reads,
-            "intervals": intervals,
-        }
-    )
-
-
 def decide(pooled: Pooled, m: pyo.ConcreteModel) -> Decision:
     """Read a model's solution: patterns of devices, and whole rows of every table by tier."""
     problem = pooled.problem
@@ -432,9 +406,7 @@ def decide(pooled: Pooled, m: pyo.ConcreteModel) -> Decision:
         for p in range(len(klass.patterns)):
             found += [p] * round(m.devices[k, p].value or 0.0)
         patterns.append(found)
-    whole = {
-        pooled.groups[g].tables[0]: s for g, s in m.W if (m.whole[g, s].value or 0.0) > 0.5
-    }
+    whole = {pooled.groups[g].tables[0]: s for g, s in m.W if (m.whole[g, s].value or 0.0) > 0.5}
     order = [(s, k) for s in pool.TIERS for k in range(len(problem.classes))]
     rows: dict[int, list[tuple[int, Tier, int, int]]] = {t: [] for t in range(len(problem.tables))}
     keys: dict[int, list[tuple[int, Tier]]] = defaultdict(list)
@@ -444,9 +416,7 @@ def decide(pooled: Pooled, m: pyo.ConcreteModel) -> Decision:
         group = pooled.groups[g]
         if len(group.tables) == 1 and group.tables[0] in whole:
             continue
-        chosen = [
-            (s, k, m.share[k, j, s].value or 0.0) for s, k in order if (k, s) in keys[j]
-        ]
+        chosen = [(s, k, m.share[k, j, s].value or 0.0) for s, k in order if (k, s) in keys[j]]
         total = sum(v for _, _, v in chosen)
         if total < SPLIT:  # a replicated table's, by more than half
             chosen, total = [(chosen[-1][0], chosen[-1][1], 1.0)], 1.0

@@ -134,9 +134,7 @@ class Solver:
         if condition in (pyo.TerminationCondition.infeasible,):
             return Outcome(False)
         if condition != pyo.TerminationCondition.optimal:
-            raise PlanError(
-                PlanErrorKind.SOLVER, f"{self.name} ended with {condition} and no plan"
-            )
+            raise PlanError(PlanErrorKind.SOLVER, f"{self.name} ended with {condition} and no plan")
         model.solutions.load_from(result)
         objective = next(model.component_data_objects(pyo.Objective, active=True))
         value = float(pyo.value(objective))

@@ -186,9 +186,7 @@ def _tt_wishes(
     return _budgeted(config, tables, out) | found
 
 
-def _budgeted(
-    config: Config, tables: Sequence[TableDemand], out: Path | None
-) -> dict[int, TtWish]:
+def _budgeted(config: Config, tables: Sequence[TableDemand], out: Path | None) -> dict[int, TtWish]:
     """Every measured table whose loss is within the budget, at the least rank that is."""
     from screc.analyze import TRIALS
     from screc.tt.accuracy import read_trials  # compile's imports take a while

@@ -110,9 +110,7 @@ def reconstructors(
         shapes = [option.shape for option in chosen]
         try:
             found.append(
-                reconstructor(
-                    shapes, [o.pins for o in chosen], slice_lanes=slice_lanes, lanes=each
-                )
+                reconstructor(shapes, [o.pins for o in chosen], slice_lanes=slice_lanes, lanes=each)
             )
         except ValueError as error:
             raise ConfigError(
