@@ -1,93 +1,22 @@
 """From configuration and statistics to a planning problem, and to its plan."""
 
 import dataclasses
+import functools
 
-import numpy as np
 import pytest
 
-from screc.config import load_config, model_shape
 from screc.errors import ConfigError
 from screc.plan.check import check
 from screc.plan.device import device_params
 from screc.plan.solve import solve
-from screc.plan.step import describe, make_problem
-from screc.stats import FeatureStats, TableStats
+from screc.plan.step import describe
 from screc.tt.accuracy import TtTrial, write_trials
-
-MODEL = """
-name = "tiny"
-dense = 4
-bottom = [8, 16]
-top = [8, 1]
-[[table]]
-name = "a"
-rows = 1000
-dim = 16
-[[table]]
-name = "b"
-rows = 50
-dim = 16
-"""
-
-CONFIG = """
-[model]
-file = "model.toml"
-[[device]]
-kind = "smartssd"
-[plan]
-batch = 16
-[plan.cores]
-memory = 1
-compute = 1
-rows = 8
-columns = 8
-"""
-
-
-def stats_of(shape, *, holdout=True):
-    """Half of each table's rows are hot, 10 samples in each part."""
-    found = []
-    for table in shape.tables:
-        hot = table.rows // 2
-        counts = np.arange(hot, 0, -1)
-        found.append(
-            TableStats(
-                name=table.name,
-                rows=table.rows,
-                dim=table.dim,
-                features=(FeatureStats(name=table.name, pooling=3.0, longest=9, coverage=0.9),),
-                profile_samples=10,
-                holdout_samples=10,
-                hot_ids=np.arange(hot),
-                hot_counts=counts,
-                holdout_counts=counts if holdout else np.zeros_like(counts),
-                unseen_lookups=5 if holdout else 0,
-            )
-        )
-    return found
+from tests.plan.configured import configured
 
 
 @pytest.fixture
-def configured(tmp_path):
-    """Configuration and model with these overrides."""
-
-    def make(*overrides):
-        (tmp_path / "config.toml").write_text(CONFIG)
-        (tmp_path / "model.toml").write_text(MODEL)
-        return load_config(tmp_path / "config.toml", overrides)
-
-    return make
-
-
-@pytest.fixture
-def problem(configured, tmp_path):
-    """Problem of a configuration whose log has the statistics of :func:`stats_of`."""
-
-    def make(*overrides, holdout=True):
-        config = configured(*overrides)
-        return make_problem(config, stats_of(model_shape(config), holdout=holdout), tmp_path)
-
-    return make
+def problem(tmp_path):
+    return functools.partial(configured, tmp_path)
 
 
 def test_rates_are_those_of_the_holdout_part(problem):
@@ -117,9 +46,7 @@ def test_a_plan_gives_the_parameters_of_its_device(problem):
 
 
 def test_requirements_are_passed_on(problem):
-    made = problem(
-        "plan.rate=5000", "plan.latency_ms=2.5", "plan.intervals=7", "plan.split=false"
-    )
+    made = problem("plan.rate=5000", "plan.latency_ms=2.5", "plan.intervals=7", "plan.split=false")
     assert (made.rate, made.intervals, made.split) == (5000, 7, False)
     assert made.max_latency == pytest.approx(2.5e-3)
     assert made.max_loss is None
@@ -271,8 +198,6 @@ def test_tiers_that_are_named_are_kept_whatever_the_budget(problem, tmp_path):
     write_trials(tmp_path / "tt.parquet", TRIALS)
     made = problem("plan.max_row_error=1", "plan.table=[{name='a', tiers=['dram']}]")
     assert made.tables[0].tt is None
-
-
 
 
 def test_tables_in_tt_form_lose_the_budget_at_most(problem, tmp_path):
