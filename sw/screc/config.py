@@ -192,7 +192,7 @@ class PlanTable(Record):
     name: str
     """Name of the table."""
     tiers: tuple[Tier, ...] | None = None
-    """Tiers that its rows may be in; absent: ``dram`` and ``ssd``."""
+    """Tiers that its rows may be in; absent: ``onchip``, ``dram`` and ``ssd``."""
     pin: Tier | None = None
     """The tier that all its rows are in."""
     onchip_rows: int | None = Field(default=None, ge=0)
@@ -266,7 +266,7 @@ class PlanConfig(Record):
     intervals: int = Field(default=50, ge=1, le=1000)
     """Intervals of a table's coverage curve."""
     split: bool = True
-    """Whether a table may be split over memory cores."""
+    """Whether a table may be split over devices."""
     max_auc_loss: float | None = Field(default=None, ge=0)
     """AUC that approximated rows may cost."""
     max_row_error: float | None = Field(default=None, ge=0)

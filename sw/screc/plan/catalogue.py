@@ -42,6 +42,13 @@ URAM_BEATS = 4096
 SMALL_BEATS = (2048, 1024, 512, 64)
 """Depths of on-chip rows that are tried below it, in block RAM and LUT RAM."""
 
+UNEVEN_BEATS = 4
+"""Beats of each memory core's rows on chip that a table may take beyond its even share: its stripes
+are whole beats, and hold unlike counts of rows."""
+
+FEW_TABLES = 8
+"""Tables that room for uneven stripes is left for at least."""
+
 RATES = ("lookups", "port", "lane", "flight", "fast", "pool", "tt")
 """Loads that the memory cores of a device share: per second, its clock × their count."""
 
@@ -452,7 +459,8 @@ def enumerate_patterns(
     alone
         Whether each device must have memory and compute cores both.
     onchip_beats
-        Most beats of rows that all memory cores of a device together may keep on chip.
+        Most beats of rows that all memory cores of a device together may keep on chip; they get
+        :func:`uneven_beats` more each.
     reconstructors
         Reconstructors to choose from.
 
@@ -492,9 +500,15 @@ def enumerate_patterns(
     for i in frontier(fitting, used=True):
         cores = chosen[i]
         room = -(-onchip_beats // max(cores.memory, 1)) if pins.onchip else 0
+        room += uneven_beats(len(catalogue.shape.tables)) if room else 0
         found = deepest(cores, catalogue, budget, room)
         deep += [found, cores.at(catalogue, budget, 0)] if found and room else [fitting[i]]
     return tuple(deep[i] for i in frontier(deep))
+
+
+def uneven_beats(tables: int) -> int:
+    """Beats of each memory core that uneven stripes of so many tables' rows on chip may take."""
+    return UNEVEN_BEATS * max(FEW_TABLES, tables)
 
 
 def _compute_sides(
