@@ -71,9 +71,22 @@ def cli() -> None:
     """From a DLRM and its access log to a verified FPGA accelerator."""
 
 
-_compare_option = click.option(
-    "--compare", is_flag=True, help="Also score baselines, and the planner with fewer choices."
-)
+
+
+def _plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option(
+            "--compare",
+            is_flag=True,
+            help="Also score baselines, and the planner with fewer choices.",
+        ),
+        click.option(
+            "--explain", is_flag=True, help="Also say what one more of each resource would buy."
+        ),
+        click.option("--solver", help="A MIP solver that Pyomo knows; default: plan.solver, highs."),
+    ):
+        function = option(function)
+    return function
 
 
 def _cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -93,7 +106,7 @@ def _cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-OPTIONS = {"analyze": _cluster_options, "plan": _compare_option}
+OPTIONS = {"analyze": _cluster_options, "plan": _plan_options}
 """Options that one command alone has."""
 
 
@@ -110,6 +123,8 @@ def _add_step(name: str, target: str, text: str) -> None:
         verbose: int,
         quiet: bool,
         compare: bool = False,
+        explain: bool = False,
+        solver: str | None = None,
         workers: int | None = None,
         scheduler: str | None = None,
     ) -> None:
@@ -118,6 +133,8 @@ def _add_step(name: str, target: str, text: str) -> None:
         from screc import flow
         from screc.config import load_config
 
+        if solver is not None:
+            overrides = [*overrides, f"plan.solver={solver}"]
         loaded = load_config(config, overrides)
         out = output if output is not None else config.parent / "out"
         if (out / "config.toml").resolve() == config.resolve():
@@ -129,15 +146,16 @@ def _add_step(name: str, target: str, text: str) -> None:
         ctx.workers, ctx.scheduler = workers, scheduler
         steps = [step.name for step in flow.order(target)] if name == "run" else [target]
         flow.run(ctx, target, force=steps if force else ())
-        rows: list[dict[str, Any]] = []
-        if compare:
-            from screc.plan.compare import compare_plan
+        more: dict[str, list[dict[str, Any]]] = {}
+        if compare or explain:
+            from screc.plan import further
 
-            rows = compare_plan(ctx)
+            more = further.tables(ctx, compare=compare, explain=explain)
         if as_json:
-            emit_json(flow.result(ctx, target) | ({"compare": rows} if compare else {}))
-        elif compare:
-            _print_table("plan and baselines", tuple(rows[0]), rows)
+            emit_json(flow.result(ctx, target) | more)
+        elif more:
+            for title, rows in more.items():
+                _print_table(title, tuple(rows[0]), rows)
         elif target == "report":
             ctx.log(f"report: {escape(str(out / 'report.html'))}")
 
@@ -163,6 +181,61 @@ def new(folder: Path) -> None:
     for path in write_starter(folder):
         click.echo(f"wrote {path}", err=True)
     click.echo(f"now: screc run {folder / 'config.toml'}", err=True)
+
+
+@cli.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="The table: FILE.parquet. What is finished is kept in FILE.parquet.work beside it.",
+)
+@click.option(
+    "--set",
+    "grid",
+    multiple=True,
+    metavar="KEY=V1,V2,...",
+    help="Values of a configuration key. With several keys: every combination.",
+)
+@click.option("--workers", type=click.IntRange(min=1), help="Processes; default: one per core.")
+@click.option("--scheduler", metavar="ADDRESS", help="Use the Dask cluster of this scheduler.")
+@click.option("--rtl", metavar="all|best|pareto|N", help="Simulate these points; N: the N best.")
+@click.option("--picture", type=click.Choice(("svg", "png")), default="svg", help="Its format.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON to stdout.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+def sweep(
+    config: Path,
+    output: Path,
+    grid: Sequence[str],
+    workers: int | None,
+    scheduler: str | None,
+    rtl: str | None,
+    picture: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Plan every point of a grid of settings, simulate chosen ones, find the best.
+
+    Started again after it was stopped, it goes on where it was.
+    """
+    from screc.errors import CheckError
+    from screc.sweep import command
+    from screc.sweep.workers import available_cores
+
+    options = command.Options(
+        workers=available_cores() if workers is None else workers,
+        scheduler=scheduler,
+        rtl=rtl,
+        picture=picture,
+        quiet=quiet,
+    )
+    found = command.sweep(config, grid, output, options)
+    if as_json:
+        emit_json(command.summarise(found))
+    if found.mismatches:
+        raise CheckError(str(found.mismatches[0]["message"]))
 
 
 @cli.command("import")

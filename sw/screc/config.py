@@ -16,6 +16,7 @@ from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator,
 from screc.config_validation import PLAIN, TABLE, Record, nearest, read_toml, tagged, validate
 from screc.devices import DeviceConfig
 from screc.errors import ConfigError
+from screc.models import MAX_ROWS as MAX_TABLE_ROWS
 from screc.models import (
     ModelFile,
     planned_only,
@@ -44,6 +45,10 @@ SUFFIX_FORMATS: dict[str, Format] = {
 """Format of a log whose ``format`` is absent, by the end of its name; any other is Criteo's."""
 
 
+MAX_SCALE = 1e6
+"""Keeps scaled rows finite; how many a table may have is checked once the model is known."""
+
+
 class ModelConfig(Record):
     """``[model]``: which model, and its weights."""
 
@@ -55,6 +60,9 @@ class ModelConfig(Record):
     """A safetensors file with facebookresearch/dlrm's names; absent: drawn from ``seed``."""
     seed: int = Field(default=0, ge=0)
     """Seed of drawn weights and of a synthetic log."""
+    scale: float = Field(default=1.0, gt=0, le=MAX_SCALE)
+    """Rows of every table, as a multiple of the model's, rounded to at least 1; it needs drawn
+    weights."""
     calibration: Clip = "auto"
     """How scales are chosen; ``auto``: tensor by tensor, the rule that moves the logits least."""
 
@@ -65,6 +73,11 @@ class ModelConfig(Record):
             raise ValueError(
                 f'needs preset = "criteo-kaggle" or file = "model.toml", {both}; '
                 f"presets: {', '.join(preset_names())}"
+            )
+        if self.scale != 1 and self.weights is not None:
+            raise ValueError(
+                f"scale = {self.scale} changes the tables' rows, but weights have their own: leave "
+                "out one of them"
             )
         return self
 
@@ -345,7 +358,7 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     holder: Any = data
     for i, name in enumerate(keys[:-1]):
         holder = _step(holder, keys, i, name, [] if keys[i + 1].isdigit() else {})
-    _put(holder, keys, _value(text))
+    _put(holder, keys, parse_value(text))
     if keys in (["model", "preset"], ["model", "file"]):
         holder.pop("file" if keys[1] == "preset" else "preset", None)
 
@@ -393,8 +406,8 @@ def _not_a_table(keys: list[str], depth: int, value: Any) -> ConfigError:
     )
 
 
-def _value(text: str) -> Any:
-    """A TOML value, or the text itself."""
+def parse_value(text: str) -> Any:
+    """Read a value of ``--set``: as TOML, or the text itself."""
     try:
         found = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
@@ -427,11 +440,13 @@ def dump_config(config: Config) -> str:
 
 
 def model_file(config: Config) -> ModelFile:
-    """Read the model that ``[model]`` names; errors as :func:`load_config`."""
+    """Read the model that ``[model]`` names, ``scale`` applied; errors as :func:`load_config`."""
     if config.model.preset is not None:
-        return preset_model(config.model.preset)
-    assert config.model.file is not None  # ModelConfig's validator: one of the two
-    return read_model(config.model.file)
+        model = preset_model(config.model.preset)
+    else:
+        assert config.model.file is not None  # ModelConfig's validator: one of the two
+        model = read_model(config.model.file)
+    return _scaled(model, config.model.scale)
 
 
 def model_shape(config: Config) -> ModelShape:
@@ -447,6 +462,20 @@ def model_shape(config: Config) -> ModelShape:
     shape = to_shape(model)
     _check_plan_tables(config, shape)
     return shape
+
+
+def _scaled(model: ModelFile, scale: float) -> ModelFile:
+    """Return ``model`` with ``scale`` times the rows in every table."""
+    tables = []
+    for table in model.table:
+        rows = max(1, round(table.rows * scale))
+        if rows > MAX_TABLE_ROWS:
+            raise ConfigError(
+                f"{scale} makes {rows:,} rows of table {table.name!r}; at most {MAX_TABLE_ROWS:,}",
+                field="model.scale",
+            )
+        tables.append(table.model_copy(update={"rows": rows}))
+    return model.model_copy(update={"table": tuple(tables)})
 
 
 def check_supported(config: Config, model: ModelFile) -> None:

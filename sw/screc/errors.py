@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,18 +38,43 @@ class PlanErrorKind(enum.Enum):
     SSD = "ssd"
     LATENCY = "latency"
     RATE = "rate"
+    LOSS = "loss"
     TIER = "tier"
     SOLVER = "solver"
 
 
+@dataclasses.dataclass(frozen=True)
+class Need:
+    """An amount that is short.
+
+    ``resource`` is a kind of device, or ``plan`` for a requirement; ``field`` its key; ``have`` None
+    where none is given. Of ``rate`` the need is less than what is had, of everything else more.
+    """
+
+    resource: str
+    field: str
+    have: float | None
+    need: float
+
+
 class PlanError(ScrecError):
-    """No plan exists: names the scarce resource, needed and had, and what would help. Exit 2."""
+    """No plan exists: names the scarce resource, needed and had, and what would help. Exit 2.
+
+    ``needs`` are the amounts that, raised together, would do; each of them is needed.
+    """
 
     exit_code = 2
 
-    def __init__(self, kind: PlanErrorKind, message: str, hints: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        kind: PlanErrorKind,
+        message: str,
+        hints: Sequence[str] = (),
+        needs: Sequence[Need] = (),
+    ) -> None:
         self.kind = kind
         self.hints = tuple(hints)
+        self.needs = tuple(needs)
         lines = [f"infeasible ({kind.value}): {message}"]
         lines += [f"  - {hint}" for hint in hints]
         super().__init__("\n".join(lines))

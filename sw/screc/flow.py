@@ -256,7 +256,8 @@ def source_hash() -> str:
     return digest.hexdigest()
 
 
-def _key(step: Step, ctx: Context) -> str:
+def step_key(step: Step, ctx: Context) -> str:
+    """Hash of all that a step's result depends on."""
     material = json.dumps([step.name, source_hash(), step.inputs(ctx)], sort_keys=True, default=str)
     return hashlib.sha256(material.encode()).hexdigest()
 
@@ -307,11 +308,11 @@ def run(ctx: Context, target: str, *, force: Collection[str] = ()) -> None:
     if any(STEPS[name] in steps for name in ("compile", "generate")):
         check_built(ctx.config)
     if STEPS["simulate"] in steps:
-        _check_simulator(ctx.config.simulate.simulator)
+        check_simulator(ctx.config.simulate.simulator)
     failed: CheckError | None = None
     ctx.out.mkdir(parents=True, exist_ok=True)
     for step in steps:
-        key = _key(step, ctx)
+        key = step_key(step, ctx)
         state = _read_state(ctx.out)
         present = all((ctx.out / name).exists() for name in step.outputs)
         if present and state.get(step.name) == key and step.name not in force:
@@ -339,7 +340,7 @@ def run(ctx: Context, target: str, *, force: Collection[str] = ()) -> None:
         raise failed
 
 
-def _check_simulator(simulator: str) -> None:
+def check_simulator(simulator: str) -> None:
     """Raise :class:`ToolchainError` before minutes of work whose last step cannot run."""
     from screc_sim import runner
 

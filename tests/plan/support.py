@@ -4,26 +4,31 @@ import numpy as np
 
 from screc.devices import DeviceConfig, resolve_device
 from screc.plan.budget import GIB, Budget
-from screc.plan.patterns import Pins, enumerate_patterns
-from screc.plan.problem import Problem, TableDemand
+from screc.plan.catalogue import Catalogue, Pins, enumerate_patterns
+from screc.plan.problem import DeviceClass, Problem, TableDemand
 from screc.plan.rates import RateCurve
 from screc_hw.model import FeatureShape, ModelShape, TableShape
 
-SMALL_PINS = Pins(memory=1, compute=1, rows=8, columns=8)
+SMALL_PINS = Pins(memory=1, compute=1, rows=8, columns=8, slots=2, weights="onchip", pool_beats=1)
 
 
-def shape_of(rows, *, dim=16, pooling=None, top=(8, 1)):
+def shape_of(rows, *, dim=16, pooling=None, top=(8, 1), formats=None):
     """A model with one feature per table; tables are named a, b, c."""
     pooling = pooling or [1.0] * len(rows)
+    dims = [dim] * len(rows) if isinstance(dim, int) else dim
+    formats = formats or ["int8"] * len(rows)
     return ModelShape(
         name="tiny",
         dense=4,
-        bottom=(8, dim),
+        bottom=(8, 16),
         top=top,
-        interaction="dot",
-        tables=tuple(TableShape(name="abcdef"[i], rows=n, dim=dim) for i, n in enumerate(rows)),
+        interaction="dot" if set(dims) == {16} else "concat",
+        tables=tuple(
+            TableShape(name="abcdefgh"[i], rows=n, dim=dims[i], format=formats[i])
+            for i, n in enumerate(rows)
+        ),
         features=tuple(
-            FeatureShape(name="abcdef"[i], table=i, pooling=p) for i, p in enumerate(pooling)
+            FeatureShape(name="abcdefgh"[i], table=i, pooling=p) for i, p in enumerate(pooling)
         ),
     )
 
@@ -42,31 +47,40 @@ def zipf_curve(rows, lookups, exponent=1.05):
 def problem_of(
     rows,
     *,
+    dim=16,
     pooling=None,
+    formats=None,
     dram_bytes=None,
     batch=16,
     pins=SMALL_PINS,
+    onchip_beats=0,
     demands=None,
     top=(8, 1),
+    count=1,
+    device=None,
     **more,
 ):
-    shape = shape_of(rows, pooling=pooling, top=top)
-    device = more.pop("device", {})
+    """A problem of ``count`` equal devices; ``demands`` are fields of tables by name."""
+    shape = shape_of(rows, dim=dim, pooling=pooling, top=top, formats=formats)
+    figures = dict(device or {})
     if dram_bytes is not None:
-        device = {**device, "dram_gib": dram_bytes / GIB}
-    budget = budget_of(**device)
+        figures["dram_gib"] = dram_bytes / GIB
+    budget = budget_of(**figures)
+    catalogue = Catalogue(shape, shape, batch)
+    patterns = enumerate_patterns(
+        catalogue, budget, pins, alone=count == 1, onchip_beats=onchip_beats
+    )
     return Problem(
         shape=shape,
+        compute_shape=shape,
         tables=[
             TableDemand(
-                shape=table,
-                rates=zipf_curve(table.rows, feature.pooling),
-                **(demands or {}).get(table.name, {}),
+                **{"shape": table, "rates": zipf_curve(table.rows, feature.pooling)}
+                | (demands or {}).get(table.name, {})
             )
             for table, feature in zip(shape.tables, shape.features, strict=True)
         ],
-        patterns=enumerate_patterns(shape, budget, batch, pins),
-        budget=budget,
+        classes=(DeviceClass(budget, count, patterns),),
         batch=batch,
         **more,
     )

@@ -9,6 +9,7 @@ devices, ``p`` one of its patterns, ``j`` an interval of ranks (of a group of ta
 ``computed[k, p]``       share of the samples that they compute
 ``share[k, j, s]``       share of the interval's rows that class k has in tier s
 ``whole[t, s]``          1 if table t is replicated, in tier s
+``held[t, s]``           devices that hold it then
 ``tt[k, t]``             1 if class k has table t's rows in TT form
 ``staging[k]``           1 if class k has any row on SSD
 ``ring[k]``              GiB of its staging rings
@@ -44,6 +45,9 @@ TIERS: tuple[Tier, ...] = ("onchip", "tt", "dram", "ssd")
 MARGIN = 2e-4
 """Share of a device's memory that is left free for whole rows and whole beats."""
 
+OWN = ("port", "dram")
+"""What a device without memory cores has for its samples alone, and not for lookups of others."""
+
 WHOLE: tuple[Tier, ...] = ("onchip", "dram")
 """Tiers of replicated tables."""
 
@@ -54,7 +58,8 @@ class Pooled:
 
     ``intervals[g]`` are those of group ``g``, hottest first. With ``optimistic`` whatever whole
     devices and whole rows cost beyond the sums is left out, so that no plan does better. Of each
-    memory core's room for rows on chip ``reserve`` bytes are left free for uneven stripes.
+    memory core's room for rows on chip ``reserve`` bytes are left free for uneven stripes, and of
+    each memory the share ``margin`` for whole rows and whole beats.
     """
 
     problem: Problem
@@ -62,6 +67,7 @@ class Pooled:
     intervals: Sequence[Sequence[Interval]]
     optimistic: bool = False
     reserve: float = 0.0
+    margin: float = MARGIN
 
     @cached_property
     def flat(self) -> list[tuple[int, Interval]]:
@@ -131,6 +137,23 @@ class Pooled:
         for number, lookups in totals.items():
             yield number, lookups * interval.lookups / true if true else 0.0
 
+    def sample_rate(self, klass: int, number: int) -> float:
+        """Samples per second that a device with a pattern computes.
+
+        Without memory cores, weights, requests and partials come through a port of its own.
+        """
+        problem, pattern = self.problem, self._patterns(klass)[number]
+        rate = pattern.capacity["samples"]
+        if pattern.memory or not rate:
+            return rate
+        budget = problem.classes[klass].budget
+        loads = costs.sample_loads(problem, budget, pattern.sample_beats)
+        if problem.exchange:
+            # where tables are replicated, all devices have memory cores
+            for table in problem.tables:
+                loads["dram"] += table.bags * costs.partial_in(table, budget)["dram"]
+        return min(rate, *(pattern.capacity[r] / loads[r] for r in OWN if loads[r]))
+
     def tt_cycles(self, klass: int, group: int, interval: Interval) -> float:
         """Cycles of a reconstructor per row, the least that any pattern's takes."""
         option, pinned = self.tt_option(group), self._pinned(group, interval)
@@ -172,20 +195,25 @@ class Pooled:
         return total
 
 
-def build_model(pooled: Pooled, *, integral: bool = True) -> pyo.ConcreteModel:
+def build_model(
+    pooled: Pooled, *, integral: bool = True, borders: bool = False
+) -> pyo.ConcreteModel:
     """Build the whole model; ``m.T`` (s) and the objective are for the caller to set.
 
-    Without ``integral`` counts of devices, and choices, may be fractions.
+    Without ``integral`` counts of devices, and choices, may be fractions. With ``borders`` every
+    interval is in one tier of one class: splits are at their borders alone.
     """
     m = pyo.ConcreteModel("screc")
-    add_variables(m, pooled, integral=integral)
+    add_variables(m, pooled, integral=integral, borders=borders)
     add_terms(m, pooled)
     for add in FAMILIES:
         add(m, pooled)
     return m
 
 
-def add_variables(m: pyo.ConcreteModel, pooled: Pooled, *, integral: bool) -> None:
+def add_variables(
+    m: pyo.ConcreteModel, pooled: Pooled, *, integral: bool, borders: bool = False
+) -> None:
     """Declare sets and variables."""
     problem = pooled.problem
     classes = range(len(problem.classes))
@@ -231,7 +259,7 @@ def add_variables(m: pyo.ConcreteModel, pooled: Pooled, *, integral: bool) -> No
     )
     m.devices = pyo.Var(m.P, domain=count, bounds=lambda m, k, p: (0, problem.classes[k].count))
     m.computed = pyo.Var(m.P, bounds=(0, 1))
-    m.share = pyo.Var(m.S, bounds=(0, 1))
+    m.share = pyo.Var(m.S, domain=pyo.Binary if borders else pyo.UnitInterval)
     m.whole = pyo.Var(m.W, domain=yes)
     m.tt = pyo.Var(m.C, domain=yes)
     m.staging = pyo.Var(m.K, domain=yes)
@@ -257,8 +285,10 @@ def add_terms(m: pyo.ConcreteModel, pooled: Pooled) -> None:
             terms[0, name][1].append(m.whole[g, s])
     for k, p in m.P:
         klass = problem.classes[k]
-        beats = klass.patterns[p].sample_beats
-        for name, value in costs.sample_loads(problem, klass.budget, beats).items():
+        pattern = klass.patterns[p]
+        for name, value in costs.sample_loads(problem, klass.budget, pattern.sample_beats).items():
+            if not pattern.memory and name in OWN:
+                continue  # see Pooled.sample_rate
             terms[k, name][0].append(value)
             terms[k, name][1].append(m.computed[k, p])
     m.terms = dict(terms)
@@ -283,6 +313,8 @@ def add_every_row(m: pyo.ConcreteModel, pooled: Pooled) -> None:
 
     def rule(m: pyo.ConcreteModel, j: int) -> object:
         whole = [m.whole[g, s] for g, s in m.W if g == pooled.flat[j][0]]
+        if not (places[j] or whole):
+            return m.over >= 1  # its rows may be nowhere
         return sum(m.share[key] for key in places[j]) + sum(whole) == 1
 
     m.every_row = pyo.Constraint(m.J, rule=rule)
@@ -298,7 +330,7 @@ def add_sample_time(m: pyo.ConcreteModel, pooled: Pooled) -> None:
     classes = pooled.problem.classes
 
     def rule(m: pyo.ConcreteModel, k: int, p: int) -> object:
-        rate = classes[k].patterns[p].capacity["samples"]
+        rate = pooled.sample_rate(k, p)
         if not rate:
             return m.computed[k, p] <= 0
         return m.computed[k, p] <= m.T * rate * m.devices[k, p] + m.over
@@ -323,7 +355,7 @@ def add_capacity(m: pyo.ConcreteModel, pooled: Pooled) -> None:
         offered = sum(
             p.capacity[r] / scale * m.devices[k, i]
             for i, p in enumerate(classes[k].patterns)
-            if p.capacity[r]
+            if p.capacity[r] and (p.memory or r not in OWN)
         )
         extra = _partials_in(m, pooled, k, r)
         return load + extra / scale <= m.T * offered + m.over
@@ -343,11 +375,13 @@ def _partials_in(m: pyo.ConcreteModel, pooled: Pooled, k: int, r: str) -> Any:
     budget = problem.classes[k].budget
     each = [table.bags * costs.partial_in(table, budget)[r] for table in problem.tables]
     total = sum(each)
+    patterns = problem.classes[k].patterns
+    mine = [p for p, each in enumerate(patterns) if each.memory or r not in OWN]
+    taken = total * sum(m.computed[k, p] for p in mine)
     if len(problem.classes) > 1:
-        mine = range(len(problem.classes[k].patterns))
-        return total * sum(m.computed[k, p] for p in mine)
+        return taken
     saved = sum(each[pooled.groups[g].tables[0]] * m.whole[g, s] for g, s in m.W)
-    return total - saved
+    return (total if len(mine) == len(patterns) else taken) - saved
 
 
 def add_bytes(m: pyo.ConcreteModel, pooled: Pooled) -> None:
@@ -359,7 +393,7 @@ def add_bytes(m: pyo.ConcreteModel, pooled: Pooled) -> None:
         held = sum(
             (p.capacity[r] - _fixed_bytes(pooled, k, i, r)) / GIB * m.devices[k, i]
             for i, p in enumerate(klass.patterns)
-            if p.capacity[r]
+            if p.capacity[r] and p.memory
         )
         factors, variables = m.terms.get((k, r), ([], []))
         rows = LinearExpression(
@@ -383,7 +417,7 @@ def _fixed_bytes(pooled: Pooled, k: int, p: int, r: str) -> float:
     fixed = pattern.weight_bytes if r == "dram_bytes" else 0.0
     if pooled.optimistic:
         return fixed
-    fixed += MARGIN * pattern.capacity[r]
+    fixed += pooled.margin * pattern.capacity[r]
     if r == "dram_bytes":
         fixed += costs.waste_bytes(problem, pattern.memory)
     elif r == "onchip_bytes":
@@ -392,7 +426,12 @@ def _fixed_bytes(pooled: Pooled, k: int, p: int, r: str) -> float:
 
 
 def add_copies(m: pyo.ConcreteModel, pooled: Pooled) -> None:
-    """Replicated tables fit each device: their bytes <= what every device in use holds."""
+    """Replicated tables fit each device: their bytes <= what every device in use holds.
+
+    In the sums of bytes, held[t, s] >= devices in use - count × (1 - whole[t, s]) hold one each.
+    Devices without memory cores can hold none: devices[p] <= count × (1 - copying) of them, with
+    copying >= whole[t, s].
+    """
     problem = pooled.problem
     if not m.W:
         return
@@ -408,23 +447,43 @@ def add_copies(m: pyo.ConcreteModel, pooled: Pooled) -> None:
         ]
         need = sum(size * v for size, v in rows)
         most = sum(size for size, _ in rows)
-        if not most:
+        if not most or not pattern.memory:
             return pyo.Constraint.Skip
-        room = max(pattern.capacity[r], 0.0)
+        room = pattern.capacity[r]
         # free where no device has the pattern
         return (need - room) / most <= 1 - m.devices[0, p] / klass.count + m.over
 
     m.copies = pyo.Constraint(range(len(klass.patterns)), WHOLE, rule=fits)
+    bare = [p for p, pattern in enumerate(klass.patterns) if not pattern.memory]
+    m.copying = pyo.Var(bounds=(0, 1))
+    m.copying_any = pyo.Constraint(m.W, rule=lambda m, g, s: m.copying >= m.whole[g, s])
+    m.copying_bare = pyo.Constraint(
+        bare, rule=lambda m, p: m.devices[0, p] <= klass.count * (1 - m.copying)
+    )
     # in the sums too: every device in use holds one
-    for s in WHOLE:
+    m.held = pyo.Var(m.W, domain=pyo.NonNegativeReals)
+    used = sum(m.devices[key] for key in m.P)
+    m.held_copies = pyo.Constraint(
+        m.W, rule=lambda m, g, s: m.held[g, s] >= used - klass.count * (1 - m.whole[g, s])
+    )
+    for g, s in m.W:
         r = "onchip_bytes" if s == "onchip" else "dram_bytes"
         factors, variables = m.terms.setdefault((0, r), ([], []))
-        for g, t in m.W:
-            if t == s:
-                size = pooled.demand(g).shape.rows * pooled.groups[g].row.stride
-                copies = 1 if pooled.optimistic and problem.rate is not None else klass.count
-                factors.append(float(size * copies))
-                variables.append(m.whole[g, t])
+        factors.append(float(pooled.demand(g).shape.rows * pooled.groups[g].row.stride))
+        variables.append(m.held[g, s])
+
+
+def add_asked(m: pyo.ConcreteModel, pooled: Pooled) -> None:
+    """A table that must be replicated is: sum over s of whole[t, s] = 1."""
+    asked = [
+        g for g, group in enumerate(pooled.groups) if group.replicable and group.alike.replicate
+    ]
+
+    def rule(m: pyo.ConcreteModel, g: int) -> object:
+        tiers = [m.whole[t, s] for t, s in m.W if t == g]
+        return sum(tiers) == 1 if tiers else m.over >= 1
+
+    m.asked = pyo.Constraint(asked, rule=rule)
 
 
 def add_ring(m: pyo.ConcreteModel, pooled: Pooled) -> None:
@@ -448,10 +507,13 @@ def add_ring(m: pyo.ConcreteModel, pooled: Pooled) -> None:
 
 
 def add_staging(m: pyo.ConcreteModel, pooled: Pooled) -> None:
-    """share[k, j, ssd] <= staging[k] for the coldest interval of every group."""
+    """share[k, j, ssd] <= staging[k] for the coldest interval of every group.
+
+    With several classes for every interval, as hotter ones may be on the SSD of another class.
+    """
     last: dict[int, int] = {}
     for j, (g, _) in enumerate(pooled.flat):
-        last[g] = j
+        last[g if len(m.K) == 1 else j] = j
     m.staging_switch = pyo.Constraint(
         [(k, j) for k in m.K for j in last.values() if (k, j, "ssd") in m.S],
         rule=lambda m, k, j: m.share[k, j, "ssd"] <= m.staging[k],
@@ -537,6 +599,7 @@ def add_latency(m: pyo.ConcreteModel, pooled: Pooled) -> None:
 
 FAMILIES: tuple[Callable[[pyo.ConcreteModel, Pooled], None], ...] = (
     add_copies,
+    add_asked,
     add_device_count,
     add_every_row,
     add_computed,

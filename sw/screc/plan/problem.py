@@ -8,10 +8,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from screc.plan.budget import Budget
+from screc.plan.catalogue import Pins
 from screc.plan.rates import RateCurve
 from screc_hw.model import ModelShape, TableShape
 from screc_hw.params import TtLoad
 from screc_hw.protocol import BEAT_BYTES
+from screc_hw.tt.params import TtParams
 from screc_hw.tt.shape import TtShape
 
 if TYPE_CHECKING:
@@ -108,12 +110,17 @@ class TableDemand:
 class DeviceClass:
     """Equal devices: what each offers, how many there are, and what cores may fit one.
 
-    No pattern is at least as good as another one in every respect.
+    No pattern is at least as good as another one in every respect. ``pins``, ``onchip_beats`` and
+    ``reconstructors`` are what they were enumerated with, so that they can be again with other
+    figures; ``onchip_beats`` None: what all rows that may be on chip take.
     """
 
     budget: Budget
     count: int
     patterns: tuple[Pattern, ...]
+    pins: Pins = Pins()
+    onchip_beats: int | None = None
+    reconstructors: tuple[TtParams | None, ...] = (None,)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -44,6 +44,9 @@ ROUNDS = 4
 SLACKS = (0.0, 0.0005, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 """Shares of a required time that are kept free, in turn, until a placement keeps it."""
 
+EXACT = 1e-8
+"""Relative tolerance of :func:`least_value`."""
+
 SPLIT = 1e-6
 """Shares this close to 0 or 1 are no split."""
 
@@ -65,6 +68,8 @@ class _Model:
         integral: bool = True,
         optimistic: bool = False,
         reserve: float = 0.0,
+        margin: float = pool.MARGIN,
+        borders: bool = False,
     ) -> _Model:
         intervals: list[list[Interval]] = []
         for group, edges in zip(groups, cuts, strict=True):
@@ -75,8 +80,8 @@ class _Model:
                 else:
                     parts.append(group.interval(int(first), int(last)))
             intervals.append(parts)
-        pooled = Pooled(problem, groups, intervals, optimistic, reserve)
-        m = build_model(pooled, integral=integral)
+        pooled = Pooled(problem, groups, intervals, optimistic, reserve, margin)
+        m = build_model(pooled, integral=integral, borders=borders)
         m.over.fix(0.0)
         return cls(pooled, m)
 
@@ -110,6 +115,62 @@ def solve(
     search = _Search(problem, Solver(solver, time_limit), progress)
     plan = search.fastest() if problem.objective == "throughput" else search.at_rate()
     return plan.model_copy(update={"solve_seconds": time.perf_counter() - started})
+
+
+def least_value(
+    problem: Problem, ranks: Sequence[Ints], *, solver: str = "highs", borders: bool = True
+) -> float:
+    """Least value of the pooled model on given intervals; inf where there is no solution.
+
+    Nothing is placed, and no memory kept free for it. What an enumeration can be compared with.
+
+    Parameters
+    ----------
+    ranks
+        Of every table: where its intervals begin and end, from 0 to its rows; some of its curve's
+        edges.
+    borders
+        Whether each interval must be in one tier of one class; else they may be split.
+    """
+    exact = Solver(solver, tolerance=EXACT)
+    return min(
+        _least_value(each, ranks, exact, borders=borders) for each in (problem, *_alone(problem))
+    )
+
+
+def _least_value(problem: Problem, ranks: Sequence[Ints], exact: Solver, *, borders: bool) -> float:
+    """Least value where bags are exchanged, unless the problem has one device."""
+    groups = make_groups(problem, merge=False)
+    cuts = [np.searchsorted(g.start, r) for g, r in zip(groups, ranks, strict=True)]
+    model = _Model.make(problem, groups, cuts, margin=0.0, borders=borders)
+    if problem.objective != "throughput":
+        assert problem.rate is not None  # Problem's contract for these objectives
+        model.aim(1 / problem.rate, problem.objective)
+        outcome = exact.solve(model.m, gap=0.0)
+        unit = MICRO if problem.objective == "energy" else 1.0
+        return outcome.value / unit if outcome.feasible else math.inf
+
+    def feasible(seconds: float) -> bool:
+        model.aim(seconds, "devices")
+        return exact.solve(model.m, gap=1e9).feasible
+
+    if not feasible(LONGEST):
+        return math.inf
+    low, high = 0.0, LONGEST
+    while high > low * (1 + EXACT):
+        middle = math.sqrt(low * high) if low else high / 64
+        low, high = (low, middle) if feasible(middle) else (middle, high)
+    return high
+
+
+def _alone(problem: Problem) -> list[Problem]:
+    """The problem of one device, of each class: it exchanges nothing."""
+    if problem.devices == 1:
+        return []
+    return [
+        dataclasses.replace(problem, classes=(dataclasses.replace(klass, count=1),))
+        for klass in problem.classes
+    ]
 
 
 class _Search:

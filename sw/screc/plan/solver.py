@@ -34,6 +34,8 @@ class Solver:
         ``highs``, or a name that Pyomo's ``SolverFactory`` has.
     time_limit
         Seconds for all solves together; None: no limit.
+    tolerance
+        How far a row or a whole number may be off, for HiGHS; None: what it has itself (1e-6).
 
     Raises
     ------
@@ -43,8 +45,16 @@ class Solver:
         If it is not installed.
     """
 
-    def __init__(self, name: str = "highs", time_limit: float | None = None) -> None:
+    def __init__(
+        self,
+        name: str = "highs",
+        time_limit: float | None = None,
+        *,
+        tolerance: float | None = None,
+    ) -> None:
         self.name = name
+        names = ("primal_feasibility_tolerance", "mip_feasibility_tolerance")
+        self._options = {} if tolerance is None else dict.fromkeys(names, tolerance)
         self._end = None if time_limit is None else time.perf_counter() + time_limit
         self._kept: dict[int, Any] = {}
         if name != "highs":
@@ -97,14 +107,19 @@ class Solver:
             updates.check_for_new_or_removed_params = False
             updates.update_constraints = False
             updates.update_named_expressions = False
-        result = solver.solve(
-            model,
-            time_limit=self.left(),
-            rel_gap=gap,
-            threads=1,
-            raise_exception_on_nonoptimal_result=False,
-            load_solutions=False,
-        )
+        # at the very edge of what is feasible, HiGHS 1.15 may fail in presolve
+        for presolve in ("choose", "off"):
+            result = solver.solve(
+                model,
+                time_limit=self.left(),
+                rel_gap=gap,
+                threads=1,
+                solver_options=self._options | {"presolve": presolve},
+                raise_exception_on_nonoptimal_result=False,
+                load_solutions=False,
+            )
+            if result.termination_condition is not TerminationCondition.error:
+                break
         if result.solution_status in (SolutionStatus.optimal, SolutionStatus.feasible):
             result.solution_loader.load_vars()
             bound = result.objective_bound
