@@ -5,7 +5,7 @@ import functools
 
 import pytest
 
-from screc.errors import ConfigError
+from screc.errors import ConfigError, PlanError
 from screc.plan.check import check
 from screc.plan.device import device_params
 from screc.plan.solve import solve
@@ -201,18 +201,25 @@ def test_tiers_that_are_named_are_kept_whatever_the_budget(problem, tmp_path):
 
 
 def test_tables_in_tt_form_lose_the_budget_at_most(problem, tmp_path):
-    """Both tables would be better off in TT form; the budget is for one."""
-    both = [trial(2, 0.3, None), trial(2, 0.3, None, "b")]
-    write_trials(tmp_path / "tt.parquet", both)
-    used = {}
-    for limit in (0.3, 0.6):
-        made = problem(f"plan.max_row_error={limit}")
-        tables = [dataclasses.replace(t, onchip=False, dram=t.dram, ssd=False) for t in made.tables]
-        plan = solve(dataclasses.replace(made, tables=tables))
-        check(plan, dataclasses.replace(made, tables=tables))
-        used[limit] = {t.table for t in plan.devices[0].tables if t.tt is not None}
-    assert used[0.3] == {"a"}
-    assert used[0.6] == {"a", "b"}
+    write_trials(tmp_path / "tt.parquet", [trial(2, 0.3, None), trial(2, 0.3, None, "b")])
+
+    def planned(limit, *elsewhere):
+        """Tables in TT form; those that may be ``elsewhere`` may be in DRAM instead."""
+        made = problem(f"plan.max_row_error={limit}", "plan.cores.tt_lanes=1")
+        tables = [
+            dataclasses.replace(t, onchip=False, ssd=False, dram=t.shape.name in elsewhere)
+            for t in made.tables
+        ]
+        made = dataclasses.replace(made, tables=tables)
+        plan = solve(made)
+        check(plan, made)
+        return {t.table for t in plan.devices[0].tables if t.tt is not None}
+
+    assert planned(0.3, "b") == {"a"}
+    assert planned(0.3, "a") == {"b"}
+    assert planned(0.6) == {"a", "b"}
+    with pytest.raises(PlanError):
+        planned(0.5)
 
 
 # --- what is wrong ---
@@ -271,7 +278,7 @@ def test_what_cannot_be_planned_is_refused(problem, overrides, message):
 
 def test_an_auc_that_was_not_measured_is_no_budget(problem, tmp_path):
     write_trials(tmp_path / "tt.parquet", [trial(2, 0.5, None)])
-    with pytest.raises(ConfigError, match="plan.max_auc_loss: the log has no labels"):
+    with pytest.raises(ConfigError, match=r"plan\.max_auc_loss: the log has no labels"):
         problem("plan.max_auc_loss=0.1")
 
 

@@ -427,7 +427,7 @@ def frontier(patterns: Sequence[Pattern], *, used: bool = False) -> list[int]:
                 -p.sample_beats,
                 -p.weight_bytes,
                 -p.latency if p.compute else 0.0,
-                p.tt is not None,
+                *_tt_words(p.tt),
                 *([-p.used[name] for name in RESOURCES] if used else ()),
             ]
             for p in patterns
@@ -441,6 +441,13 @@ def frontier(patterns: Sequence[Pattern], *, used: bool = False) -> list[int]:
         if not (others >= merits[i]).all(axis=1).any():
             kept = np.append(kept[~(merits[i] >= others).all(axis=1)], i)
     return [int(i) for i in kept]
+
+
+def _tt_words(tt: TtParams | None) -> tuple[int, ...]:
+    """Words that a reconstructor holds, by memory: a smaller one is cheaper, and no other's equal."""
+    if tt is None:
+        return (0, 0, 0, 0)
+    return tt.core1_words, tt.core2_words, tt.core3_words, tt.pinned_words
 
 
 def enumerate_patterns(
