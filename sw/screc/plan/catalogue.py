@@ -444,7 +444,7 @@ def frontier(patterns: Sequence[Pattern], *, used: bool = False) -> list[int]:
 
 
 def _tt_words(tt: TtParams | None) -> tuple[int, ...]:
-    """Words that a reconstructor holds, by memory: a smaller one is cheaper, and no other's equal."""
+    """Words that a reconstructor holds, by memory: one of more tables is another pattern."""
     if tt is None:
         return (0, 0, 0, 0)
     return tt.core1_words, tt.core2_words, tt.core3_words, tt.pinned_words

@@ -16,17 +16,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import pyomo.environ as pyo
 
-from screc.devices import DeviceSpec, all_devices
-from screc.errors import CheckError, Need, PlanError, PlanErrorKind
-from screc.plan.budget import GIB, RESOURCES
-from screc.plan.catalogue import RATES, Pattern, excess
-from screc.plan.place import place
-from screc.plan.pool import Pooled
+from screc.errors import Need, PlanError, PlanErrorKind
+from screc.plan.budget import RESOURCES
+from screc.plan.catalogue import RATES, excess
 from screc.plan.problem import Problem, TableDemand
-from screc.plan.rebuild import rebuild, replaced, with_patterns
-from screc.plan.solve import LONGEST, SLACKS, _Model, _Search, decide
+from screc.plan.rebuild import rebuild, replaced
+from screc.plan.solve import LONGEST, SLACKS, _Model, _Search
 from screc.plan.solver import Solver
-from screc_hw.protocol import BEAT_BYTES
 
 CLOSE = 2e-3
 """Relative distance from an amount that is known not to suffice."""
@@ -329,9 +325,7 @@ class _Explainer:
         }
         step = 0.005
         while step < 8:
-            raises = {
-                key: self._within(key, by + step * (1 + by)) for key, by in start.items()
-            }
+            raises = {key: self._within(key, by + step * (1 + by)) for key, by in start.items()}
             if self._test(raises, self.planned):
                 return self._polished(raises, self.planned)
             step *= 2
@@ -658,9 +652,7 @@ class _Elastic:
         """A pattern that does not fit may be used once all logic that it lacks is raised."""
         m = self.model.m
         foreign = [
-            (k, i)
-            for k, i in m.P
-            if self.problem.classes[k].patterns[i].name not in self.own[k]
+            (k, i) for k, i in m.P if self.problem.classes[k].patterns[i].name not in self.own[k]
         ]
         if not foreign:
             return

@@ -616,10 +616,10 @@ FAMILIES: tuple[Callable[[pyo.ConcreteModel, Pooled], None], ...] = (
 """Every family of constraints; :func:`build_model` adds them in this order."""
 
 
-def energy(m: pyo.ConcreteModel, pooled: Pooled, seconds: float, *, scale: float = 1.0) -> object:
-    """Joules per sample at ``seconds`` per sample, times ``scale``, as an expression."""
+def energy(m: pyo.ConcreteModel, pooled: Pooled, *, scale: float = 1.0) -> object:
+    """Joules per sample at ``m.T`` seconds per sample, times ``scale``, as an expression."""
     problem = pooled.problem
-    factors: list[float] = []
+    factors: list[Any] = []
     variables: list[object] = []
     for k, j, s in m.S:
         group, interval = pooled.flat[j]
@@ -630,7 +630,8 @@ def energy(m: pyo.ConcreteModel, pooled: Pooled, seconds: float, *, scale: float
         beats = problem.classes[k].patterns[p].sample_beats
         factors.append(costs.sample_joules(problem, budget, beats))
         variables.append(m.computed[k, p])
-        factors.append(budget.spec.static_watts * seconds)
+        # of a mutable parameter: a new time changes the objective that the solver has
+        factors.append(budget.spec.static_watts * m.T)
         variables.append(m.devices[k, p])
     constant = 0.0
     budget = problem.classes[0].budget

@@ -57,9 +57,7 @@ def rebuild(
     changed = dataclasses.replace(problem, classes=tuple(classes))
     if changed.exchange != problem.exchange:  # a device that is alone must have all kinds of cores
         every = range(len(classes))
-        return dataclasses.replace(
-            changed, classes=tuple(with_patterns(changed, k) for k in every)
-        )
+        return dataclasses.replace(changed, classes=tuple(with_patterns(changed, k) for k in every))
     classes[klass] = (
         with_patterns(changed, klass)
         if any(name in SHAPING for name in figures)
