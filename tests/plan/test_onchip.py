@@ -14,8 +14,8 @@ from tests.plan.support import problem_of
 
 NONE = {"onchip": False}
 PINNED = {"dram": False, "ssd": False}
-NO_BLOCKS = {"uram": 40, "bram36": 180}
-"""A device with little more on-chip memory than its cores take."""
+SCARCE = {"rows": (100_000, 20_000), "pooling": [30.0, 10.0], "device": {"uram": 40}}
+"""Tables that are larger than the on-chip memory of their device."""
 
 
 def planned(demands, rows=(20_000, 3000), memory=2, **more):
@@ -44,10 +44,9 @@ def test_without_rows_that_may_be_there_cores_have_no_room():
 
 
 @pytest.mark.parametrize("memory", [1, 2, 4])
-def test_a_plan_keeps_the_hottest_rows_on_chip(memory, tmp_path):
-    settings = {"memory": memory, "device": NO_BLOCKS}
-    plain = solved(planned({"a": NONE, "b": NONE}, **settings))
-    problem = planned({}, **settings)
+def test_a_plan_keeps_the_hottest_rows_on_chip(memory):
+    plain = solved(planned({"a": NONE, "b": NONE}, memory=memory, **SCARCE))
+    problem = planned({}, memory=memory, **SCARCE)
     assert not any(excess(p, problem.classes[0].budget) for p in problem.classes[0].patterns)
     plan = solved(problem)
     device = plan.devices[0]
@@ -55,18 +54,16 @@ def test_a_plan_keeps_the_hottest_rows_on_chip(memory, tmp_path):
     assert params.gather.onchip_beats == device.shapes.onchip_beats > 0
     assert params in [pattern.params() for pattern in problem.classes[0].patterns]
     assert {r.tier for t in device.tables for r in t.ranges} == {"onchip", "dram"}
-    assert all(t.resident_rows == n for t, n in zip(device.tables, (20_000, 3000), strict=True))
-    assert all(
-        r.first == 0 for t in device.tables for r in t.ranges if r.tier == "onchip"
-    )
+    assert all(t.resident_rows == n for t, n in zip(device.tables, SCARCE["rows"], strict=True))
+    assert all(r.first == 0 for t in device.tables for r in t.ranges if r.tier == "onchip")
     assert plan.per_sample["dram"] < plain.per_sample["dram"]
     assert plan.bound <= plan.value < plain.value
     make_layout(device, problem.shape, params)  # compile has room for them
 
 
-def test_rows_of_all_tables_are_as_hot(tmp_path):
+def test_rows_of_all_tables_are_as_hot():
     """Rows of one stride: none off chip is much hotter than one on chip of another table."""
-    problem = planned({}, device=NO_BLOCKS, memory=1, pooling=[4.0, 1.0])
+    problem = planned({}, memory=1, **SCARCE)
     plan = solved(problem)
     rates = [per_rank(t) for t in problem.tables]
     kept = [t.onchip_rows for t in plan.devices[0].tables]
@@ -107,11 +104,10 @@ def test_rows_on_chip_and_on_ssd():
     assert [r.tier for r in a.ranges] == ["onchip", "onchip", "dram", "dram", "ssd"]
 
 
-def test_a_pinned_table_that_does_not_fit_says_what_there_is():
+def test_a_pinned_table_that_does_not_fit_says_what_helps():
     with pytest.raises(PlanError) as error:
         solve(planned({"a": PINNED}, (2_000_000, 3000)))
-    print(error.value)
-    assert "on chip" in str(error.value)
+    assert error.value.hints
 
 
 def test_all_uram_that_the_cores_leave_is_used():
