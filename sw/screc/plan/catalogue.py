@@ -50,7 +50,8 @@ FEW_TABLES = 8
 """Tables that room for uneven stripes is left for at least."""
 
 RATES = ("lookups", "port", "lane", "flight", "fast", "pool", "tt")
-"""Loads that the memory cores of a device share: per second, its clock × their count."""
+"""Loads that the memory cores of a device share: per second, its clock × their count; ``pool`` and
+``tt`` × the pools and lanes of each."""
 
 _KINDS = {
     "dsp": PlanErrorKind.DSP,
@@ -300,8 +301,7 @@ class Catalogue:
         capacity: dict[str, float] = dict.fromkeys(RATES, memory * clock)
         if pattern.gather is not None:
             capacity["pool"] *= pattern.gather.pool_beats
-        if pattern.tt is None:
-            capacity["tt"] = 0.0
+        capacity["tt"] *= 0 if pattern.tt is None else pattern.tt.lanes
         if pattern.gather is None or not (pattern.gather.onchip_beats or pattern.tt):
             capacity["fast"] = 0.0
         onchip = pattern.gather.onchip_beats if pattern.gather else 0
