@@ -14,6 +14,7 @@ import pyomo.environ as pyo
 
 from screc.errors import CheckError, PlanError, PlanErrorKind
 from screc.plan import pool
+from screc.plan.catalogue import uneven_beats
 from screc.plan.check import Checked, Rule, measure
 from screc.plan.groups import Group, Interval, Ints, make_groups
 from screc.plan.place import Decision, place
@@ -240,7 +241,8 @@ class _Search:
         """Rule that the last placement broke."""
         self.reason = ""
         self.groups = make_groups(problem)
-        self.reserve = 4.0 * BEAT_BYTES * max(8, -(-len(problem.tables) // problem.devices))
+        each = -(-len(problem.tables) // problem.devices)
+        self.reserve = float(BEAT_BYTES * uneven_beats(each))
         self.cuts = [
             group.coarse() if len(group.tables) > 1 or len(self.groups) < 8 else group.coarse(10)
             for group in self.groups
