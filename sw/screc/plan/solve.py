@@ -116,6 +116,21 @@ def solve(
     return plan.model_copy(update={"solve_seconds": time.perf_counter() - started})
 
 
+def relaxed_value(
+    problem: Problem, *, solver: str = "highs", time_limit: float | None = None
+) -> float:
+    """Least value if devices could be divided, without placing anything; inf where there is none.
+
+    Cheap, and near what :func:`solve` finds where problems are alike: to choose between them.
+
+    Raises
+    ------
+    PlanError
+        If time ran out.
+    """
+    return _Search(problem, Solver(solver, time_limit), lambda text: None).relaxed()
+
+
 def least_value(
     problem: Problem, ranks: Sequence[Ints], *, solver: str = "highs", borders: bool = True
 ) -> float:
@@ -236,13 +251,32 @@ class _Search:
         assert least is not None  # ROUNDS is at least 1
         return least
 
-    def _require(self) -> None:
-        """Raise if there is no plan however long a sample takes."""
+    def relaxed(self) -> float:
+        """Value if devices could be divided; inf where there is no solution."""
+        problem = self.problem
+        if problem.objective == "throughput":
+            return self._relaxed() if self._possible() else math.inf
+        assert problem.rate is not None  # Problem's contract for these objectives
+        for _ in range(ROUNDS):
+            model = self._model(integral=False)
+            if not self._solve(model, 1 / problem.rate, problem.objective):
+                return math.inf
+            if self._refine(model):
+                break
+        value = float(pyo.value(model.m.goal))
+        return value / MICRO if problem.objective == "energy" else value
+
+    def _possible(self) -> bool:
+        """Whether there is a plan if a sample may take however long."""
         model = self._model(integral=False)
         model.m.capacity.deactivate()
         model.m.sample_time.deactivate()
         model.aim(1.0, "energy")
-        if not self.solver.solve(model.m).feasible:
+        return self.solver.solve(model.m).feasible
+
+    def _require(self) -> None:
+        """Raise if there is no plan however long a sample takes."""
+        if not self._possible():
             from screc.plan.explain import explain
 
             raise explain(self.problem, solver=self.solver.name)
