@@ -80,7 +80,7 @@ def describe(plan: Plan) -> str:
 def describe_merged(plan: Plan) -> str:
     """Say which tables are merged."""
     if not plan.cartesian:
-        return "no tables are merged: the plan without is as good"
+        return "no tables are merged: the plan is as good without"
     return "merged tables: " + ", ".join(f"{a} × {b}" for a, b in plan.cartesian)
 
 
