@@ -150,9 +150,7 @@ def test_the_frontier_is_that_of_all_pairs():
     chosen = catalogue()
     patterns = [
         chosen.make(budget, memory=m, compute=c, rows=rows, columns=columns, slots=slots)
-        for m, c, rows, columns, slots in itertools.product(
-            (1, 2), (1, 2), (2, 8), (8, 16), (2, 4)
-        )
+        for m, c, rows, columns, slots in itertools.product((1, 2), (1, 2), (2, 8), (8, 16), (2, 4))
     ]
     for used in (False, True):
         kept = frontier(patterns, used=used)

@@ -20,9 +20,7 @@ def curve_of(pieces):
     return RateCurve(np.cumsum([0, *counts]), rates)
 
 
-PIECES = st.lists(
-    st.tuples(st.integers(1, 40), st.floats(0.05, 0.999)), min_size=1, max_size=12
-)
+PIECES = st.lists(st.tuples(st.integers(1, 40), st.floats(0.05, 0.999)), min_size=1, max_size=12)
 
 
 @settings(max_examples=150, deadline=None)
@@ -143,9 +141,7 @@ def test_small_tables_of_many_partials_may_be_replicated(monkeypatch):
     assert replicable(problem) == {2, 3}  # d has more partials per byte than a
     monkeypatch.setattr(module, "REPLICATED_SHARE", 0.0)
     assert replicable(problem) == {2}
-    alone = dataclasses.replace(
-        problem, classes=[dataclasses.replace(problem.classes[0], count=1)]
-    )
+    alone = dataclasses.replace(problem, classes=[dataclasses.replace(problem.classes[0], count=1)])
     assert replicable(alone) == frozenset()
 
 
