@@ -1,6 +1,7 @@
 """Tables that cost alike, cut together; and the two-point spread, which no split undercuts."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -149,6 +150,6 @@ def test_rates_of_a_group_keep_the_lookups():
     problem = problem_of([900], demands={"a": {"rates": zipf_curve(900, 7.5)}})
     (group,) = make_groups(problem)
     cuts = group.coarse(10)
-    parts = [group.interval(int(a), int(b)) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    parts = [group.interval(int(a), int(b)) for a, b in itertools.pairwise(cuts)]
     assert sum(part.lookups for part in parts) == pytest.approx(7.5)
     assert sum(part.rows for part in parts) == 900

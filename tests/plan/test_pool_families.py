@@ -5,6 +5,7 @@ A change of any constraint shows here. After one that is meant, write the files 
 """
 
 import dataclasses
+import itertools
 import os
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def frozen_pooled():
     assert [group.tables for group in groups] == [(0,), (1,)]
     cuts = [[0, 2, 3, len(groups[0].rate)], [0, 1, len(groups[1].rate)]]
     intervals: list[list[Interval]] = [
-        [group.interval(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        [group.interval(a, b) for a, b in itertools.pairwise(edges)]
         for group, edges in zip(groups, cuts, strict=True)
     ]
     return Pooled(problem, groups, intervals)

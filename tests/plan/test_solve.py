@@ -1,6 +1,7 @@
 """Whole searches: bound and value, objectives, limits, and why there is no plan."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -124,7 +125,7 @@ def test_a_small_memory_puts_the_cold_rows_on_ssd():
 def test_more_memory_is_never_slower():
     sizes = (15_000, 20_000, 30_000, 60_000)
     plans = [solve(problem_of([3000, 500], dram_bytes=n, device={"ssd_kiops": 1})) for n in sizes]
-    for small, large in zip(plans[:-1], plans[1:], strict=True):
+    for small, large in itertools.pairwise(plans):
         assert large.bound <= small.value * (1 + 1e-9)
     assert plans[0].value > 2 * plans[-1].value
 

@@ -52,17 +52,14 @@ def test_an_unknown_solver_is_named():
     assert caught.value.field == "plan.solver"
 
 
-@pytest.mark.parametrize("name", ["glpk", "cbc", "gurobi", "scip"])
-def test_a_solver_that_is_not_installed_is_named(name, monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    pyo.SolverFactory(name)
-    try:
+@pytest.mark.parametrize("name", ["glpk", "cbc"])
+def test_a_solver_that_is_not_installed_is_named(name, monkeypatch, tmp_path):
+    if shutil.which({"glpk": "glpsol"}.get(name, name)):
+        pytest.skip(f"{name} is installed")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ToolchainError, match="highs") as caught:
         Solver(name)
-    except ToolchainError as error:
-        assert name in str(error)
-        assert "highs" in str(error)
-    else:
-        pytest.skip(f"{name} is found without a PATH")
+    assert name in str(caught.value)
 
 
 def test_time_that_is_over_is_said():

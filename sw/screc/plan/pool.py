@@ -336,7 +336,6 @@ def add_computed(m: pyo.ConcreteModel, pooled: Pooled) -> None:
 
 def add_sample_time(m: pyo.ConcreteModel, pooled: Pooled) -> None:
     """computed[k, p] <= T × samples per second of p × devices[k, p]."""
-    classes = pooled.problem.classes
 
     def rule(m: pyo.ConcreteModel, k: int, p: int) -> object:
         rate = pooled.sample_rate(k, p)
