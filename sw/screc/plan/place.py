@@ -29,6 +29,9 @@ Floats = NDArray[np.float64]
 LEVELS = 4
 """Cuts at most: the last parts are 1/65,536 of a table."""
 
+SMALL = 0.004
+"""Units that take no more than this share of a device are not cut."""
+
 WHOLE = 1e-6
 """A share this close to 1 is all of it."""
 
@@ -138,12 +141,14 @@ def _assign(
     problem = rated.problem
     free = [(k, unit) for k, found in units.items() for unit in found]
     for level in range(LEVELS + 1):
-        shares, samples = _assignment_lp(rated, decision, devices, free, seconds)
+        shares, samples, weights = _assignment_lp(rated, decision, devices, free, seconds)
         again: list[tuple[int, Unit]] = []
-        for (k, unit), row in zip(free, shares, strict=True):
+        for (k, unit), row, weight in zip(free, shares, weights, strict=True):
             best = int(np.argmax(row))
             final = level == LEVELS or not problem.split or unit_rows(unit) < STRIPES
-            if row[best] > 1 - WHOLE or final:
+            # every table that is cut sends its bags twice: small ones go where most of them is
+            small = weight < SMALL
+            if row[best] > 1 - WHOLE or final or small:
                 devices[best].units.append(unit)
             else:
                 again += [(k, part) for part in unit.parts()]
@@ -165,8 +170,10 @@ def _assignment_lp(
     devices: Sequence[_Device],
     free: Sequence[tuple[int, Unit]],
     seconds: float,
-) -> tuple[Floats, Floats]:
-    """Shares of the free units by device, and each device's share of the samples.
+) -> tuple[Floats, Floats, Floats]:
+    """Shares of the free units by device, each device's share of the samples, and units' weights.
+
+    A unit's weight is the largest share of any device's capacity that it takes.
 
     Least is the largest relative load of any device; rows must fit. A basic solution: few units
     have several devices.
@@ -181,6 +188,13 @@ def _assignment_lp(
     per_sample = [
         rated.sample_side(device.klass, device.pattern, decision.whole) for device in devices
     ]
+    room = np.array(
+        [
+            max(d.pattern.capacity[name] for d in devices) * (seconds if name in TIMES else 1.0)
+            for name in names
+        ]
+    )
+    weights: Floats = (loads / np.maximum(room, 1e-300)).max(axis=1, initial=0.0)
     # variables: share of unit u on device d (where it may be), samples of d, the largest load
     places = [
         (u, d)
@@ -251,7 +265,7 @@ def _assignment_lp(
     shares = np.zeros((wide, count))
     for (u, d), i in index.items():
         shares[u, d] = result.x[i]
-    return shares, np.clip(result.x[first_sample:theta], 0, 1)
+    return shares, np.clip(result.x[first_sample:theta], 0, 1), weights
 
 
 def _first_tt(problem: Problem, klass: int) -> TtParams | None:
@@ -345,22 +359,16 @@ def _striped_ranges(
 ) -> tuple[Range, ...]:
     """Ranges of units of one table on one device, over its memory cores."""
     found: list[Range] = []
-    by_of: dict[int, list[Unit]] = defaultdict(list)
-    for unit in units:
-        by_of[unit.of].append(unit)
-    for of, group in sorted(by_of.items()):
-        residues = sorted(unit.residue for unit in group)
+    for of, group in _by_of(units):
+        residues = [unit.residue for unit in group]
         for tier, first, last in group[0].segments:
             if tier == "ssd":
                 stripe = _stripe(of, residues, first, last)
                 if stripe is not None or of == 1:
                     found.append(Range(tier=tier, first=first, last=last, stripe=stripe))
                 continue
-            for core in range(cores):
-                # the next core takes the next rank of the device's own
-                wide = of * cores
-                slot = (core + shift) % cores
-                own = [r + of * slot for r in residues]
+            wide = of * cores
+            for core, own in enumerate(_dealt(residues, of, cores, shift)):
                 stripe = _stripe(wide, own, first, last)
                 if stripe is not None or wide == 1:
                     found.append(
@@ -382,14 +390,29 @@ def stripe_over_cores(r: Range, cores: int, shift: int) -> Iterator[Range]:
         yield r
         return
     of, take = (r.stripe.of, r.stripe.take) if r.stripe else (1, (0,))
-    for core in range(cores):
-        slot = (core + shift) % cores
-        mine = tuple(
-            residue + of * slot for residue in take if residue + of * slot < r.last - r.first
-        )
+    for core, own in enumerate(_dealt(take, of, cores, shift)):
+        mine = tuple(residue for residue in own if residue < r.last - r.first)
         if mine:
             stripe = Stripe(of=of * cores, take=mine) if of * cores > 1 else None
             yield r.model_copy(update={"core": core, "stripe": stripe})
+
+
+def _by_of(units: Sequence[Unit]) -> list[tuple[int, list[Unit]]]:
+    """Units of one table by how finely they are cut, each in the order of residues."""
+    found: dict[int, list[Unit]] = defaultdict(list)
+    for unit in sorted(units, key=lambda unit: (unit.of, unit.residue)):
+        found[unit.of].append(unit)
+    return list(found.items())
+
+
+def _dealt(residues: Sequence[int], of: int, cores: int, shift: int) -> list[list[int]]:
+    """Each core's residues modulo ``of`` × ``cores`` of a device's ranks, dealt out in turn.
+
+    Of those that are one of ``residues`` (ascending) modulo ``of``, core ``c`` takes those whose
+    number is (c + shift) mod ``cores``: the hottest ones are on different cores.
+    """
+    own = [r + of * period for period in range(cores) for r in residues]
+    return [own[(core + shift) % cores :: cores] for core in range(cores)]
 
 
 def _stripe(of: int, residues: Sequence[int], first: int, last: int) -> Stripe | None:
@@ -414,16 +437,15 @@ def _shifts(
     uneven: list[tuple[float, int, Floats]] = []
     for number, units in by_table.items():
         table = problem.tables[number]
-        loads = np.zeros(cores)
-        for unit in units:
-            for tier, first, last in unit.segments:
+        rates, loads = table.rates, np.zeros(cores)
+        for of, group in _by_of(units):
+            residues = [unit.residue for unit in group]
+            for tier, first, last in group[0].segments:
                 beats = table.row_beats if tier != "onchip" else 1
-                rates = table.rates
-                wide = unit.of * cores
-                for slot in range(cores):
-                    residue = unit.residue + unit.of * slot
-                    loads[slot] += beats * rates.residue_sum(
-                        rates.rates, first, last, wide, residue
+                for slot, own in enumerate(_dealt(residues, of, cores, 0)):
+                    loads[slot] += beats * sum(
+                        rates.residue_sum(rates.rates, first, last, of * cores, residue)
+                        for residue in own
                     )
         uneven.append((-float(loads.max() - loads.min()), number, loads))
     total = np.zeros(cores)

@@ -164,7 +164,7 @@ class Pooled:
         return min(rate, *(pattern.capacity[r] / loads[r] for r in OWN if loads[r]))
 
     def tt_cycles(self, klass: int, group: int, interval: Interval) -> float:
-        """Cycles of a reconstructor per row, the least that any pattern's takes."""
+        """Cycles of a reconstructor's lane per row, the least that any pattern's takes."""
         option, pinned = self.tt_option(group), self._pinned(group, interval)
         return min(
             costs.tt_cycles(p.tt, option, pinned=pinned)

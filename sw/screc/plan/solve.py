@@ -14,6 +14,7 @@ import pyomo.environ as pyo
 
 from screc.errors import CheckError, PlanError, PlanErrorKind
 from screc.plan import pool
+from screc.plan.catalogue import uneven_beats
 from screc.plan.check import Checked, Rule, measure
 from screc.plan.groups import Group, Interval, Ints, make_groups
 from screc.plan.place import Decision, place
@@ -157,6 +158,21 @@ def _tried(search: _Search) -> Plan | PlanError:
         return error
 
 
+def relaxed_value(
+    problem: Problem, *, solver: str = "highs", time_limit: float | None = None
+) -> float:
+    """Least value if devices could be divided, without placing anything; inf where there is none.
+
+    Cheap, and near what :func:`solve` finds where problems are alike: to choose between them.
+
+    Raises
+    ------
+    PlanError
+        If time ran out.
+    """
+    return _Search(problem, Solver(solver, time_limit), lambda text: None).relaxed()
+
+
 def least_value(
     problem: Problem, ranks: Sequence[Ints], *, solver: str = "highs", borders: bool = True
 ) -> float:
@@ -236,11 +252,14 @@ class _Search:
         self.problem = problem
         self.solver = solver
         self.progress = progress
+        self.whole: dict[tuple[int, Tier], int] = {}
+        """Tables that are replicated, as the relaxed model has it: 1, or 0."""
         self.broken: object = None
         """Rule that the last placement broke."""
         self.reason = ""
         self.groups = make_groups(problem)
-        self.reserve = 4.0 * BEAT_BYTES * max(8, -(-len(problem.tables) // problem.devices))
+        each = -(-len(problem.tables) // problem.devices)
+        self.reserve = float(BEAT_BYTES * uneven_beats(each))
         self.cuts = [
             group.coarse() if len(group.tables) > 1 or len(self.groups) < 8 else group.coarse(10)
             for group in self.groups
@@ -289,16 +308,36 @@ class _Search:
             least = self._least_time(model, lower=0.0, guess=least, tolerance=LP_TOLERANCE)
             if self._refine(model):
                 break
+        self._fix_whole(model)
         assert least is not None  # RELAXED_ROUNDS is at least 1
         return least
 
-    def _require(self) -> None:
-        """Raise if there is no plan however long a sample takes."""
+    def relaxed(self) -> float:
+        """Value if devices could be divided; inf where there is no solution."""
+        problem = self.problem
+        if problem.objective == "throughput":
+            return self._relaxed() if self._possible() else math.inf
+        assert problem.rate is not None  # Problem's contract for these objectives
+        for _ in range(ROUNDS):
+            model = self._model(integral=False)
+            if not self._solve(model, 1 / problem.rate, problem.objective):
+                return math.inf
+            if self._refine(model):
+                break
+        value = float(pyo.value(model.m.goal))
+        return value / MICRO if problem.objective == "energy" else value
+
+    def _possible(self) -> bool:
+        """Whether there is a plan if a sample may take however long."""
         model = self._model(integral=False)
         model.m.capacity.deactivate()
         model.m.sample_time.deactivate()
         model.aim(1.0, "energy")
-        if not self.solver.solve(model.m).feasible:
+        return self.solver.solve(model.m).feasible
+
+    def _require(self) -> None:
+        """Raise if there is no plan however long a sample takes."""
+        if not self._possible():
             from screc.plan.explain import explain
 
             raise explain(self.problem, solver=self.solver.name)
@@ -374,6 +413,7 @@ class _Search:
 
             raise explain(problem, solver=self.solver.name)
         self._refine(model)
+        self._fix_whole(model)
         self.progress("whole devices")
         plan: Plan | None = None
         for _ in range(ROUNDS):
@@ -468,7 +508,7 @@ class _Search:
     # --- shared ---
 
     def _model(self, *, integral: bool = True, optimistic: bool = False) -> _Model:
-        return _Model.make(
+        model = _Model.make(
             self.problem,
             self.groups,
             self.cuts,
@@ -476,6 +516,21 @@ class _Search:
             optimistic=optimistic,
             reserve=self.reserve,
         )
+        if integral and not optimistic:
+            for key, value in self.whole.items():
+                model.m.whole[key].fix(value)
+        return model
+
+    def _fix_whole(self, model: _Model) -> None:
+        """Take which tables are replicated from a relaxed solution: few of them are so in part."""
+        shares = {key: model.m.whole[key].value or 0.0 for key in model.m.W}
+        for g in {g for g, _ in shares}:
+            own = {s: v for (group, s), v in shares.items() if group == g}
+            best = max(own, key=lambda tier: own[tier])
+            asked = self.groups[g].alike.replicate
+            chosen = sum(own.values()) > 0.5 or asked
+            for tier in own:
+                self.whole[g, tier] = int(bool(chosen) and tier == best)
 
     def _solve(self, model: _Model, seconds: float, objective: str) -> bool:
         """Whether there is a solution at ``seconds`` per sample; it is in the model then."""

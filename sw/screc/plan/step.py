@@ -13,6 +13,7 @@ from screc.errors import ConfigError
 from screc.flow import Context
 from screc.models import planning_shapes
 from screc.plan.budget import Budget
+from screc.plan.cartesian import solve_with_cartesian
 from screc.plan.catalogue import Catalogue, Pins, enumerate_patterns
 from screc.plan.problem import DeviceClass, Problem, TableDemand
 from screc.plan.rates import RateCurve
@@ -41,7 +42,7 @@ def write_plan(ctx: Context) -> None:
     problem = make_problem(ctx.config, read_stats(ctx.out / "stats.parquet"), ctx.out)
     wish = ctx.config.plan
     with ctx.progress("planning", None) as bar:
-        plan = solve(
+        plan = (solve_with_cartesian if wish.cartesian else solve)(
             problem,
             solver=wish.solver,
             time_limit=wish.time_limit_s,
@@ -49,6 +50,8 @@ def write_plan(ctx: Context) -> None:
         )
     files.write_text(ctx.out / "plan.json", plan.to_json())
     ctx.log(describe(plan), level=1)
+    if wish.cartesian:
+        ctx.log(describe_merged(plan), level=1)
     in_tt = {t.table for d in plan.devices for t in d.tables for r in t.ranges if r.tier == "tt"}
     for table in problem.tables:
         if table.tt_only and table.shape.name not in in_tt:
@@ -72,6 +75,13 @@ def describe(plan: Plan) -> str:
         f"{kinds}: {1 / plan.seconds:,.0f} samples/s, {plan.energy * 1e6:,.1f} µJ and batches in "
         f"{plan.latency * 1e3:,.3g} ms, all estimated; {plan.bottleneck} bound, gap {plan.gap:.2%}"
     )
+
+
+def describe_merged(plan: Plan) -> str:
+    """Say which tables are merged."""
+    if not plan.cartesian:
+        return "no tables are merged: the plan is as good without"
+    return "merged tables: " + ", ".join(f"{a} × {b}" for a, b in plan.cartesian)
 
 
 def make_problem(config: Config, stats: Sequence[TableStats], out: Path | None = None) -> Problem:
@@ -119,15 +129,25 @@ def build_problem(
     classes = []
     for device in config.device:
         budget = Budget(resolve_device(device))
+        most = onchip_beats(tables)
         patterns = enumerate_patterns(
             catalogue,
             budget,
             chosen,
             alone=count == 1,
-            onchip_beats=onchip_beats(tables),
+            onchip_beats=most,
             reconstructors=rebuild,
         )
-        classes.append(DeviceClass(budget, device.count, patterns))
+        classes.append(
+            DeviceClass(
+                budget,
+                device.count,
+                patterns,
+                pins=chosen,
+                onchip_beats=most,
+                reconstructors=tuple(rebuild),
+            )
+        )
     return Problem(
         shape=gather,
         compute_shape=compute,
@@ -239,9 +259,7 @@ def make_demand(table: TableShape, stats: TableStats, wish: PlanTable | None) ->
     behind = None
     if len(stats.unseen_by_rank):
         behind = (behind_edges(table.rows - stats.hot), stats.unseen_by_rank)
-    tiers: Sequence[str] = DEFAULT_TIERS
-    if wish is not None:
-        tiers = (wish.pin,) if wish.pin else wish.tiers or DEFAULT_TIERS
+    tiers = _tiers(wish)
     return TableDemand(
         shape=table,
         rates=RateCurve.from_counts(counts, samples, table.rows, unseen, behind),
@@ -257,6 +275,13 @@ def make_demand(table: TableShape, stats: TableStats, wish: PlanTable | None) ->
 
 def _wish(config: Config, name: str) -> PlanTable | None:
     return next((wish for wish in config.plan.table if wish.name == name), None)
+
+
+def _tiers(wish: PlanTable | None) -> Sequence[str]:
+    """Tiers that a table's rows may be in."""
+    if wish is None:
+        return DEFAULT_TIERS
+    return (wish.pin,) if wish.pin else wish.tiers or DEFAULT_TIERS
 
 
 def _check_supported(config: Config, shape: ModelShape) -> None:
@@ -285,7 +310,7 @@ def _check_rows(wish: PlanTable, table: TableShape, field: str) -> None:
     def wrong(key: str, reason: str) -> ConfigError:
         return ConfigError(f"table {wish.name!r}: {reason}", field=f"{field}.{key}")
 
-    tiers = (wish.pin,) if wish.pin else wish.tiers or ()
+    tiers = _tiers(wish)
     for key, tier in (("onchip_rows", "onchip"), ("tt_rank", "tt"), ("tt_rows", "tt")):
         if getattr(wish, key) is not None and tier not in tiers:
             raise wrong(key, f'is for tables with "{tier}" among their tiers')
