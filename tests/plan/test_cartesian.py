@@ -332,13 +332,14 @@ def test_the_plan_without_is_kept_when_time_runs_out(monkeypatch):
 @pytest.mark.parametrize(
     ("value", "tried", "best"),
     [
-        (lambda tables: 1.0, [24, 22, 20], 0),
+        (lambda tables: 1.0, [24, 22, 20, 18, 16, 14, 12], 0),
+        (lambda tables: 0.9995 if tables < 24 else 1.0, [24, 22, 20, 18, 16, 14, 12], 0),
         (lambda tables: 1.0 if tables > 22 else 0.5, [24, 22, 20, 18], 2),
-        (lambda tables: 1.0 if tables > 20 else 0.5, [24, 22, 20, 18, 16], 4),
-        (lambda tables: 1.0 if tables > 18 else 0.5, [24, 22, 20], 0),
+        (lambda tables: 1.0 if tables > 18 else 0.5, [24, 22, 20, 18, 16, 14], 6),
+        (lambda tables: {22: 0.9, 20: 0.9, 18: 0.8}.get(tables, 1.0), [24, 22, 20, 18, 16, 14], 6),
         (lambda tables: tables / 24, [24, 22, 20, 18, 16, 14, 12], 12),
     ],
-    ids=["no gain", "the first one", "after one without", "after two without", "always"],
+    ids=["none", "too little", "the first one", "a late one", "with one between", "always"],
 )
 def test_few_sets_of_pairs_are_tried(monkeypatch, value, tried, best):
     """Up to 12 pairs of 24 tables, two more each time: the relaxed values are given."""

@@ -45,7 +45,11 @@ TRIALS = 6
 """Sets of pairs that are tried at most."""
 
 IDLE_TRIALS = 2
-"""Trials without a gain, in a row, that end the search: one may be of tables that are on chip."""
+"""Trials in a row that gain nothing more, after one that did, which end the search.
+
+Not before: slices get wider only when all tables of the least dimension are merged, and the
+smallest tables may be on chip.
+"""
 
 GAIN = 1e-3
 """Relative gain below which tables stay as they are."""
@@ -127,7 +131,7 @@ def _search(
             least, pairs, best, idle = value, choice, tried, 0
             continue
         idle += 1
-        if idle == IDLE_TRIALS:
+        if best is not None and idle == IDLE_TRIALS:
             break
     return pairs, best
 
