@@ -18,6 +18,7 @@ from screc.plan.cartesian import (
     merged,
     product,
     solve_with_cartesian,
+    spread,
 )
 from screc.plan.catalogue import Catalogue, Pins, enumerate_patterns
 from screc.plan.check import check
@@ -194,6 +195,16 @@ def test_a_merged_table_takes_a_small_share_of_the_memory():
             [100, 200], device={"dram_gib": (100 * product_bytes + 100 * spare) / 2**30}
         )
         assert len(choices_of(problem)) == count
+
+
+def test_the_widest_slices_are_tried_too():
+    dims = [4] * 8 + [8] * 20  # eight tables of the least dimension: four pairs of 8
+    problem = problem_of(range(10, 38), dims=dims)
+    choices = choices_of(problem)
+    assert len(choices) == 14
+    assert [len(pairs) for pairs in spread(problem, choices)] == [3, 4, 6, 8, 11, 14]
+    alike = problem_of(range(10, 35))  # an odd one is left over: no wider slices
+    assert [len(pairs) for pairs in spread(alike, choices_of(alike))] == [2, 4, 6, 8, 10, 12]
 
 
 def test_rows_longer_than_a_core_takes_are_not_made():

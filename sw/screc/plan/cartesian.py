@@ -115,7 +115,7 @@ def _search(
     """Pairs of the best relaxed value, and the problem with them merged; None where none gains."""
     pairs: tuple[Pair, ...] = ()
     best: Problem | None = None
-    choices = _spread(choices_of(problem))
+    choices = spread(problem, choices_of(problem))
     if not choices:
         return pairs, best
     least = relaxed_value(problem, solver=solver, time_limit=left())
@@ -136,12 +136,32 @@ def _search(
     return pairs, best
 
 
-def _spread(choices: Sequence[tuple[Pair, ...]]) -> list[tuple[Pair, ...]]:
-    """At most :data:`TRIALS` of the choices, the last one among them, fewest pairs first."""
-    if len(choices) <= TRIALS:
+def spread(problem: Problem, choices: Sequence[tuple[Pair, ...]]) -> list[tuple[Pair, ...]]:
+    """At most :data:`TRIALS` of the choices, in their order, the last one among them.
+
+    And the first one that has the widest slices, where these are wider than without.
+    """
+    many = len(choices)
+    if many <= TRIALS:
         return list(choices)
-    places = np.linspace(len(choices) / TRIALS, len(choices), TRIALS).round().astype(int) - 1
+    lanes = [_lanes(problem, pairs) for pairs in choices]
+    widest = lanes.index(max(lanes))
+    places = _evenly(many, TRIALS)
+    if lanes[widest] > DeviceParams.lanes(problem.shape) and widest not in places:
+        places = sorted([*_evenly(many, TRIALS - 1), widest])
     return [choices[place] for place in places]
+
+
+def _evenly(many: int, count: int) -> list[int]:
+    """``count`` of ``many`` places, the last one among them."""
+    return [round(many * (i + 1) / count) - 1 for i in range(count)]
+
+
+def _lanes(problem: Problem, pairs: Sequence[Pair]) -> int:
+    tables = {table.name: table for table in problem.shape.tables}
+    shapes = [merged_shape(tables.pop(a), tables.pop(b)) for a, b in pairs]
+    shape = dataclasses.replace(problem.shape, tables=(*tables.values(), *shapes))
+    return DeviceParams.lanes(shape)
 
 
 # --- what may be merged ---
