@@ -71,8 +71,6 @@ def cli() -> None:
     """From a DLRM and its access log to a verified FPGA accelerator."""
 
 
-
-
 def _plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option(
@@ -83,7 +81,9 @@ def _plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--explain", is_flag=True, help="Also say what one more of each resource would buy."
         ),
-        click.option("--solver", help="A MIP solver that Pyomo knows; default: plan.solver, highs."),
+        click.option(
+            "--solver", help="A MIP solver that Pyomo knows; default: plan.solver, highs."
+        ),
     ):
         function = option(function)
     return function

@@ -171,6 +171,14 @@ def test_greedy_fills_dram_by_its_key(name, in_dram):
     assert {table for table, (_, dram) in found.items() if dram} == in_dram
 
 
+def test_greedy_leaves_room_for_a_ring():
+    curves = [flat(4000, 5.0), flat(3000, 4.0), flat(9000, 3.0)]
+    # beside the first table there is no room for the ring of the others
+    problem = problem_of(curves, devices=((1, (64 * 4000 + 1000) / 2**20),))
+    found = holders(problem, BASELINES["greedy_lookups"](problem))
+    assert [found[f"t{i}"][1] for i in range(3)] == [0, 3000, 0]
+
+
 def test_greedy_balances_devices_by_its_key():
     curves = [flat(1000, float(load)) for load in (10, 7, 5, 4, 3)]
     problem = problem_of(curves)
@@ -408,28 +416,29 @@ def brute_parallel(problem, borders):
     return best
 
 
+def monolithic_problem(rng, count, *, scale, onchip, mib):
+    """Two tables of four borders on ``count`` devices."""
+    curves = [
+        RateCurve(np.array([0, 300, 900, 4000]), np.sort(rng.uniform(0.001, 0.3, 3))[::-1] * scale)
+        for _ in range(2)
+    ]
+    problem = problem_of(curves, devices=((count, mib),))
+    (klass,) = problem.classes
+    pattern = Catalogue(problem.shape, problem.shape, BATCH).make(
+        klass.budget, memory=1, compute=1, rows=32, columns=32, onchip_beats=onchip
+    )
+    return dataclasses.replace(problem, classes=(dataclasses.replace(klass, patterns=(pattern,)),))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3])  # lookups bind, or the exchange of bags
 @pytest.mark.parametrize("count", [1, 2])
-def test_the_monolithic_model_equals_brute_force(count):
+def test_the_monolithic_model_equals_brute_force(count, scale):
     rng = np.random.default_rng(count)
     finite = 0
     for _ in range(4):
-        curves = [
-            RateCurve(
-                np.array([0, 300, 900, 4000]), np.sort(rng.uniform(0.001, 0.3, 3))[::-1].copy()
-            )
-            for _ in range(2)
-        ]
         mib = float(rng.uniform(0.1, 0.5)) * 2 / count
-        problem = problem_of(curves, devices=((count, mib),))
-        (klass,) = problem.classes
-        shape = problem.shape
-        pattern = Catalogue(shape, shape, BATCH).make(
-            klass.budget, memory=1, compute=1, rows=32, columns=32, onchip_beats=1024
-        )
-        problem = dataclasses.replace(
-            problem, classes=(dataclasses.replace(klass, patterns=(pattern,)),)
-        )
-        borders = [curve.edges for curve in curves]
+        problem = monolithic_problem(rng, count, scale=scale, onchip=1024, mib=mib)
+        borders = [table.rates.edges for table in problem.tables]
         best = brute_parallel(problem, borders)
         found = solve_monolith(problem, borders)
         if not np.isfinite(best):
@@ -440,6 +449,39 @@ def test_the_monolithic_model_equals_brute_force(count):
         assert found.seconds <= best * (1 + 1e-6)
         assert found.seconds >= best * (1 - (1e-6 if count == 1 else 0.06))
     assert finite >= 3
+
+
+def test_the_monolithic_model_leaves_room_for_a_ring():
+    # rows that would just fit beside the expected rows of the ring, but not beside its slack
+    problem = monolithic_problem(np.random.default_rng(5), 1, scale=1e-3, onchip=0, mib=1.0)
+    tables = problem.tables
+    ring = sum(4 * BATCH * 64 * t.rates.tail(t.rates.distinct(BATCH), 900) for t in tables)
+    for spare, fits in ((3000, False), (5000, True)):
+        size = 2 * 900 * 64 + 2 * 64 + ring + spare
+        tight = monolithic_problem(
+            np.random.default_rng(5), 1, scale=1e-3, onchip=0, mib=size / 2**20
+        )
+        borders = [table.rates.edges for table in tight.tables]
+        found = solve_monolith(tight, borders)
+        assert found.seconds == pytest.approx(brute_parallel(tight, borders), rel=1e-6)
+        cuts = [plan.ranges[0].last for plan in found.devices[0]]
+        assert (cuts == [900, 900]) == fits
+
+
+def test_bags_come_to_the_device_that_computes():
+    problem = problem_of([flat(100, 1e-3), flat(100, 1e-3)], devices=((1, 1.0), (1, 1.0)))
+    make = Catalogue(problem.shape, problem.shape, BATCH).make
+    patterns = [{"compute": 0}, {"compute": 1, "rows": 32, "columns": 32}]
+    classes = tuple(
+        dataclasses.replace(klass, patterns=(make(klass.budget, memory=1, **cores),))
+        for klass, cores in zip(problem.classes, patterns, strict=True)
+    )
+    problem = dataclasses.replace(problem, classes=classes)
+    found = solve_monolith(problem, [np.array([0, 100])] * 2)
+    # two bags of 64 exact accumulators with their headers, bag lengths, dense features
+    size = 2 * (64 * 4 + 8) + 2 * 4 + 4
+    assert found.seconds == pytest.approx(size / classes[1].budget.link_rate, rel=1e-3)
+    assert found.seconds > 1 / classes[1].patterns[0].capacity["samples"]
 
 
 def test_the_monolithic_model_refuses_what_it_has_not():
@@ -462,8 +504,10 @@ def test_the_monolithic_model_refuses_what_it_has_not():
 # --- scores ---
 
 
-def plan_of(value):
-    return types.SimpleNamespace(value=value, bound=value, gap=0.0, intervals=7, bottleneck="dram")
+def plan_of(value, devices=1):
+    return types.SimpleNamespace(
+        devices=(None,) * devices, value=value, bound=value, gap=0.0, intervals=7, bottleneck="dram"
+    )
 
 
 @pytest.fixture
@@ -507,17 +551,18 @@ def test_an_infeasible_baseline_has_its_reason(scored):
 
 def test_fewer_devices_are_tried_where_they_may_be_better(scored):
     problem = problem_of(CURVES, devices=((8, 1.0),), objective="devices", rate=1.0)
-    assert compare_one(problem, plan_of(2), "greedy_lookups").value == 2
+    # from the bound on, which is 1 here
+    assert compare_one(problem, plan_of(1), "greedy_lookups").value == 2
     assert [p.devices for p in scored] == [1, 2]
     scored.clear()
     problem = dataclasses.replace(problem, objective="energy")
-    assert compare_one(problem, plan_of(1.0), "greedy_lookups").value == 1.0
-    assert [p.devices for p in scored] == [1, 2, 3, 4]
+    assert compare_one(problem, plan_of(1.0, devices=3), "greedy_lookups").value == 1.0
+    assert [p.devices for p in scored] == [2, 3, 4]
 
 
 def test_devices_of_all_classes_are_dropped_in_turn():
     problem = problem_of(CURVES, devices=((2, 1.0), (1, 2.0)), objective="devices", rate=1.0)
-    fewer = list(baselines._with_fewer_devices(problem))
+    fewer = list(baselines._with_fewer_devices(problem, 0))
     counts = [[(c.count, c.budget.dram_bytes) for c in p.classes] for p in fewer]
     mib = GIB // 1024
     assert counts == [
@@ -527,6 +572,7 @@ def test_devices_of_all_classes_are_dropped_in_turn():
         [(2, mib)],
         [(2, mib), (1, 2 * mib)],
     ]
+    assert [p.devices for p in baselines._with_fewer_devices(problem, 3)] == [3]
 
 
 def test_ablations_take_choices_away():
@@ -593,6 +639,19 @@ def test_only_is_for_the_plan_bench():
         CliRunner().invoke(
             cli, ["bench", "encode", "--only", "rm1"], standalone_mode=False, catch_exceptions=False
         )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rm1", "three-tiers"])
+def test_no_baseline_is_better_than_the_plan(name):
+    (result,) = bench_plan.bench([name])
+    assert result["checker_ok"]
+    assert result["gap"] <= 0.01
+    assert set(result["baselines"]) == set(baselines.names())
+    for value in result["baselines"].values():
+        if value is not None:
+            assert value >= result["value"] * (1 - 1e-9)
+    assert result["factor_to_best_baseline"] > 1.5
 
 
 # --- screc plan --compare ---

@@ -861,7 +861,7 @@ def compare_one(problem: Problem, plan: Plan, name: str, *, time_limit: float | 
     note = None
     try:
         if name in BASELINES:
-            value, note = _score(problem, BASELINES[name])
+            value, note = _score(problem, plan, BASELINES[name])
         else:
             value = _ablated(problem, plan, name, time_limit)
     except PlanError as error:
@@ -885,8 +885,12 @@ def _ablated(problem: Problem, plan: Plan, name: str, time_limit: float | None) 
     return plan.value if same[name] else _solve(less, time_limit).value
 
 
-def _score(problem: Problem, place: Callable[[Problem], Placement]) -> tuple[float, str]:
+def _score(
+    problem: Problem, plan: Plan, place: Callable[[Problem], Placement]
+) -> tuple[float, str]:
     """Value of a baseline; for ``energy`` and ``devices`` with as many devices as suit it best.
+
+    For ``devices`` from the proven fewest on; for ``energy`` from one fewer than ``plan`` uses.
 
     Raises
     ------
@@ -896,10 +900,13 @@ def _score(problem: Problem, place: Callable[[Problem], Placement]) -> tuple[flo
     if problem.objective == "throughput" or problem.devices == 1:
         placement = place(problem)
         return _solve_placed(problem, placement).value, placement.note
+    least = len(plan.devices) - 1
+    if problem.objective == "devices":
+        least = math.ceil(plan.bound - 1e-6)
     best: tuple[float, str] | None = None
     fewest = problem.devices
     failure: PlanError | None = None
-    for fewer in _with_fewer_devices(problem):
+    for fewer in _with_fewer_devices(problem, least):
         if best is not None and fewer.devices > fewest + MORE_DEVICES:
             break
         try:
@@ -919,10 +926,11 @@ def _score(problem: Problem, place: Callable[[Problem], Placement]) -> tuple[flo
     return best
 
 
-def _with_fewer_devices(problem: Problem) -> Iterator[Problem]:
-    """Yield the problem with every count of devices, fewest first; all of them last."""
+def _with_fewer_devices(problem: Problem, least: int) -> Iterator[Problem]:
+    """Yield the problem with every count of devices from ``least`` on, all of them last."""
     counts = itertools.product(*(range(each.count + 1) for each in problem.classes))
-    for chosen in sorted((c for c in counts if any(c)), key=lambda c: (sum(c), c)):
+    enough = [c for c in counts if sum(c) >= max(least, 1)]
+    for chosen in sorted(enough, key=lambda c: (sum(c), c)):
         classes = [
             dataclasses.replace(each, count=count)
             for each, count in zip(problem.classes, chosen, strict=True)

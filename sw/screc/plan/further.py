@@ -9,7 +9,7 @@ from screc.flow import Context
 from screc.plan import baselines
 from screc.plan.baselines import Row
 from screc.plan.cartesian import merged
-from screc.plan.explain import what_more
+from screc.plan.gains import what_more
 from screc.plan.schema import read_plan
 from screc.plan.step import make_problem
 from screc.stats import read_stats

@@ -23,8 +23,8 @@ Ints = NDArray[np.int64]
 COARSE = 48
 """Intervals of a group before its splits are known."""
 
-FINE = 24
-"""Pieces that an interval around a split is cut into at a time."""
+FINE, FINE_ALONE = 24, 6
+"""Pieces that an interval around a split is cut into at a time, of many tables and of one."""
 
 REPLICATED = 64
 """Tables that may be replicated at most: those with the most bytes of partials per byte of rows."""
@@ -128,8 +128,9 @@ class Group:
         found = [int(np.searchsorted(self.start, n)) for n in limits if n is not None]
         return np.array(found, np.int64)
 
-    def refine(self, cuts: Ints, around: Iterable[int], parts: int = FINE) -> Ints:
+    def refine(self, cuts: Ints, around: Iterable[int]) -> Ints:
         """Cut intervals ``around`` and their neighbours further."""
+        parts = FINE if len(self.tables) > 1 else FINE_ALONE
         chosen: set[int] = set()
         for number in around:
             chosen |= {number - 1, number, number + 1}

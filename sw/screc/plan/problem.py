@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Objective = Literal["throughput", "energy", "devices"]
 
+FREE = Pins()
+"""No count or size is fixed."""
+
 RECORD_BYTES = 8
 """Bytes of a lookup record, of a result, and of a partial's header."""
 
@@ -118,7 +121,7 @@ class DeviceClass:
     budget: Budget
     count: int
     patterns: tuple[Pattern, ...]
-    pins: Pins = Pins()
+    pins: Pins = FREE
     onchip_beats: int | None = None
     reconstructors: tuple[TtParams | None, ...] = (None,)
 

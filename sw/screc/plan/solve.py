@@ -14,7 +14,8 @@ import pyomo.environ as pyo
 
 from screc.errors import CheckError, PlanError, PlanErrorKind
 from screc.plan import pool
-from screc.plan.check import Checked, measure
+from screc.plan.catalogue import uneven_beats
+from screc.plan.check import Checked, Rule, measure
 from screc.plan.groups import Group, Interval, Ints, make_groups
 from screc.plan.place import Decision, place
 from screc.plan.pool import Pooled, Tier, build_model
@@ -37,11 +38,14 @@ LONGEST = 10.0
 MICRO = 1e6
 """Energies are in microjoules in the model, so that its costs are near 1."""
 
-ROUNDS = 4
-"""Refinements of the intervals at most; two are usual."""
+RELAXED_ROUNDS, ROUNDS = 2, 5
+"""Refinements of the intervals at most, of the relaxed model and of the true one; two are usual."""
 
 SLACKS = (0.0, 0.0005, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 """Shares of a required time that are kept free, in turn, until a placement keeps it."""
+
+FASTER = 0.7
+"""Time per sample ÷ the one before, while a plan's latency is too long."""
 
 EXACT = 1e-8
 """Relative tolerance of :func:`least_value`."""
@@ -56,6 +60,7 @@ class _Model:
 
     pooled: Pooled
     m: pyo.ConcreteModel
+    objective: str | None = None
 
     @classmethod
     def make(
@@ -87,10 +92,13 @@ class _Model:
     def aim(self, seconds: float, objective: str) -> None:
         """Set the time per sample and what is least at it."""
         self.m.T = seconds
-        if hasattr(self.m, "goal"):
+        if objective == self.objective:
+            return
+        if self.objective is not None:
             self.m.del_component(self.m.goal)
+        self.objective = objective
         expression = {
-            "energy": lambda: pool.energy(self.m, self.pooled, seconds, scale=MICRO),
+            "energy": lambda: pool.energy(self.m, self.pooled, scale=MICRO),
             "devices": lambda: pool.devices(self.m, self.pooled),
         }[objective]()
         self.m.goal = pyo.Objective(expr=expression)
@@ -111,9 +119,43 @@ def solve(
         If there is none: explained by :mod:`screc.plan.explain`; or if time ran out.
     """
     started = time.perf_counter()
-    search = _Search(problem, Solver(solver, time_limit), progress)
-    plan = search.fastest() if problem.objective == "throughput" else search.at_rate()
-    return plan.model_copy(update={"solve_seconds": time.perf_counter() - started})
+    chosen = Solver(solver, time_limit)
+    search = _Search(problem, chosen, progress)
+    several = found = _tried(search)
+    bounds = []
+    for alone in _alone(problem):
+        progress("one device")
+        one = _Search(alone, chosen, lambda text: None)
+        bound = one.least()
+        if bound is None:
+            continue
+        if isinstance(found, PlanError) or bound < found.value:
+            plan = _tried(one)
+            if isinstance(plan, Plan):
+                bound = plan.bound
+                if isinstance(found, PlanError) or plan.value < found.value:
+                    found = plan
+        bounds.append(bound)
+    if isinstance(found, PlanError):
+        raise found
+    # without a placement on several devices there may be a plan that was not found all the same
+    least = several.bound if isinstance(several, Plan) else search.least()
+    bound = min(bounds if least is None else [least, *bounds])
+    return found.model_copy(
+        update={
+            "bound": bound,
+            "gap": abs(found.value - bound) / bound,
+            "solve_seconds": time.perf_counter() - started,
+        }
+    )
+
+
+def _tried(search: _Search) -> Plan | PlanError:
+    """Return the search's plan, or why there is none."""
+    try:
+        return search.fastest() if search.problem.objective == "throughput" else search.at_rate()
+    except PlanError as error:
+        return error
 
 
 def relaxed_value(
@@ -147,16 +189,17 @@ def least_value(
         Whether each interval must be in one tier of one class; else they may be split.
     """
     exact = Solver(solver, tolerance=EXACT)
-    return min(
-        _least_value(each, ranks, exact, borders=borders) for each in (problem, *_alone(problem))
-    )
+    best = math.inf
+    for each in (problem, *_alone(problem)):
+        groups = make_groups(each, merge=False)
+        cuts = [np.searchsorted(g.start, r) for g, r in zip(groups, ranks, strict=True)]
+        model = _Model.make(each, groups, cuts, margin=0.0, borders=borders)
+        best = min(best, _least_value(each, model, exact, best))
+    return best
 
 
-def _least_value(problem: Problem, ranks: Sequence[Ints], exact: Solver, *, borders: bool) -> float:
-    """Least value where bags are exchanged, unless the problem has one device."""
-    groups = make_groups(problem, merge=False)
-    cuts = [np.searchsorted(g.start, r) for g, r in zip(groups, ranks, strict=True)]
-    model = _Model.make(problem, groups, cuts, margin=0.0, borders=borders)
+def _least_value(problem: Problem, model: _Model, exact: Solver, known: float) -> float:
+    """Least value of a model if it is below ``known``."""
     if problem.objective != "throughput":
         assert problem.rate is not None  # Problem's contract for these objectives
         model.aim(1 / problem.rate, problem.objective)
@@ -168,13 +211,28 @@ def _least_value(problem: Problem, ranks: Sequence[Ints], exact: Solver, *, bord
         model.aim(seconds, "devices")
         return exact.solve(model.m, gap=1e9).feasible
 
-    if not feasible(LONGEST):
+    low, high = 0.0, known * (1 - EXACT)
+    if math.isinf(known):
+        high = _first_guess(problem)
+        while not feasible(high):
+            low, high = high, 64 * high
+            if high > LONGEST:
+                return math.inf
+    elif not feasible(high):
         return math.inf
-    low, high = 0.0, LONGEST
     while high > low * (1 + EXACT):
         middle = math.sqrt(low * high) if low else high / 64
         low, high = (low, middle) if feasible(middle) else (middle, high)
     return high
+
+
+def _first_guess(problem: Problem) -> float:
+    """Time in which all devices could take all lookups if each were one beat."""
+    rate = sum(
+        klass.count * max(p.capacity["lookups"] for p in klass.patterns)
+        for klass in problem.classes
+    )
+    return max(problem.lookups, 1.0) / rate
 
 
 def _alone(problem: Problem) -> list[Problem]:
@@ -194,10 +252,14 @@ class _Search:
         self.problem = problem
         self.solver = solver
         self.progress = progress
+        self.broken: object = None
+        """Rule that the last placement broke."""
+        self.reason = ""
         self.groups = make_groups(problem)
-        self.reserve = 4.0 * BEAT_BYTES * max(8, -(-len(problem.tables) // problem.devices))
+        each = -(-len(problem.tables) // problem.devices)
+        self.reserve = float(BEAT_BYTES * uneven_beats(each))
         self.cuts = [
-            group.coarse() if len(group.tables) > 1 or len(self.groups) < 8 else group.coarse(16)
+            group.coarse() if len(group.tables) > 1 or len(self.groups) < 8 else group.coarse(10)
             for group in self.groups
         ]
 
@@ -229,11 +291,7 @@ class _Search:
             if plan is not None and plan.value <= seconds * (1 + MIP_TOLERANCE):
                 break
         if plan is None:
-            raise PlanError(
-                PlanErrorKind.SOLVER,
-                "no placement of the rows on whole devices was found",
-                ["more DRAM or SSD", "plan.split = true"],
-            )
+            raise self._unplaced()
         self.progress("bound")
         bound = self._bound(plan.value, relaxed)
         return plan.model_copy(update={"bound": bound, "gap": (plan.value - bound) / bound})
@@ -241,14 +299,14 @@ class _Search:
     def _relaxed(self) -> float:
         """Time per sample if devices could be divided, with intervals fine at its splits."""
         least = None
-        for _ in range(ROUNDS):
+        for _ in range(RELAXED_ROUNDS):
             model = self._model(integral=False)
             if least is None:
                 self._require()
             least = self._least_time(model, lower=0.0, guess=least, tolerance=LP_TOLERANCE)
             if self._refine(model):
                 break
-        assert least is not None  # ROUNDS is at least 1
+        assert least is not None  # RELAXED_ROUNDS is at least 1
         return least
 
     def relaxed(self) -> float:
@@ -257,7 +315,7 @@ class _Search:
         if problem.objective == "throughput":
             return self._relaxed() if self._possible() else math.inf
         assert problem.rate is not None  # Problem's contract for these objectives
-        for _ in range(ROUNDS):
+        for _ in range(RELAXED_ROUNDS):
             model = self._model(integral=False)
             if not self._solve(model, 1 / problem.rate, problem.objective):
                 return math.inf
@@ -288,7 +346,7 @@ class _Search:
 
         ``lower`` is known to be too short, or 0.
         """
-        high = guess or self._first_guess()
+        high = guess or _first_guess(self.problem)
         step = 4 * tolerance if guess else 1.0
         while not self._solve(model, high, "energy"):
             lower, high = high, high * (1 + step)
@@ -315,14 +373,6 @@ class _Search:
                 lower = middle
         self._solve(model, high, "energy")
         return high
-
-    def _first_guess(self) -> float:
-        """Time in which all devices could take all lookups if each were one beat."""
-        rate = sum(
-            klass.count * max(p.capacity["lookups"] for p in klass.patterns)
-            for klass in self.problem.classes
-        )
-        return max(self.problem.lookups, 1.0) / rate
 
     def _bound(self, value: float, relaxed: float) -> float:
         """Largest time per sample that is proven too short, from ``value`` downwards."""
@@ -371,29 +421,50 @@ class _Search:
             if self._refine(model):
                 break
         self.progress("placing")
-        for slack in SLACKS:
-            if not self._solve(model, required * (1 - slack), problem.objective):
-                break
+        seconds, slacks = required, iter(SLACKS)
+        next(slacks)
+        while plan is None and self._solve(model, seconds, problem.objective):
             if problem.objective == "devices":
                 count = round(sum(v.value for v in model.m.devices.values()))
-                self._spend(model, required * (1 - slack), count)
-            found = self._placed(model, required * (1 - slack))
-            if found is None:
-                self.reserve *= 2
-                model = self._model()
-            elif found.seconds <= required * (1 + 1e-9):
+                self._spend(model, seconds, count)
+            found = self._placed(model, seconds)
+            if found is not None and found.seconds <= required * (1 + 1e-9):
                 plan = found
-                break
+            elif self.broken is Rule.LATENCY:
+                seconds *= FASTER  # what is idle longer answers sooner
+            else:
+                if found is None:
+                    self.reserve *= 2
+                    model = self._model()
+                seconds = required * (1 - next(slacks, 1.0))
         if plan is None:
-            raise PlanError(
-                PlanErrorKind.RATE,
-                f"{problem.rate:,.0f} samples/s are possible for all devices together, but no "
-                "placement on single devices was found",
-                ["a rate that is a few percent lower", "one more device"],
-            )
+            raise self._unplaced()
         self.progress("bound")
         bound = self._bound_at_rate(required, plan.value)
         return plan.model_copy(update={"bound": bound, "gap": abs(plan.value - bound) / bound})
+
+    def _unplaced(self) -> PlanError:
+        """Say that the pooled model has a solution, and no placement was found."""
+        problem = self.problem
+        if self.broken is Rule.LATENCY and problem.max_latency is not None:
+            return PlanError(
+                PlanErrorKind.LATENCY,
+                f"a batch of {problem.batch} within {problem.max_latency * 1e3:.4g} ms is "
+                f"required; no plan that was found does it: {self.reason}",
+                ["a smaller plan.batch", "fewer rows on SSD: more device.0.dram_gib"],
+            )
+        if problem.rate is not None:
+            return PlanError(
+                PlanErrorKind.RATE,
+                f"{problem.rate:,.0f} samples/s are possible for all devices together, but no "
+                f"placement on single devices was found: {self.reason}",
+                ["a rate that is a few percent lower", "one more device"],
+            )
+        return PlanError(
+            PlanErrorKind.SOLVER,
+            f"no placement of the rows on whole devices was found: {self.reason}",
+            ["more DRAM or SSD", "plan.split = true"],
+        )
 
     def _spend(self, model: _Model, seconds: float, count: int) -> None:
         """Of plans with ``count`` devices, take the one of least energy."""
@@ -413,24 +484,22 @@ class _Search:
             bound /= MICRO
         if self.problem.objective == "devices":
             bound = float(math.ceil(bound - 1e-6))
-        alone = self._one_device(required)
-        return min(bound if alone is None else min(bound, alone), value)
+        return min(bound, value)
 
-    def _one_device(self, required: float) -> float | None:
-        """Bound where a single device suffices: it exchanges nothing."""
-        problem = self.problem
-        if problem.devices == 1:
-            return None
-        best: float | None = None
-        for klass in problem.classes:
-            one = dataclasses.replace(problem, classes=(dataclasses.replace(klass, count=1),))
-            model = _Model.make(one, self.groups, self.cuts, optimistic=True)
-            model.aim(required, problem.objective)
+    def least(self) -> float | None:
+        """Bound of the objective by the relaxed model; None where it has no solution."""
+        model = self._model(integral=False, optimistic=True)
+        if self.problem.rate is not None:
+            model.aim(1 / self.problem.rate, self.problem.objective)
             outcome = self.solver.solve(model.m)
-            if outcome.feasible:
-                found = outcome.bound / (MICRO if problem.objective == "energy" else 1)
-                best = found if best is None else min(best, found)
-        return best
+            unit = MICRO if self.problem.objective == "energy" else 1.0
+            if self.problem.objective != "throughput":
+                return outcome.bound / unit if outcome.feasible else None
+        try:
+            self._require()
+            return self._least_time(model, lower=0.0, guess=None, tolerance=LP_TOLERANCE)
+        except PlanError:
+            return None
 
     # --- shared ---
 
@@ -487,7 +556,8 @@ class _Search:
             plan = place(self.problem, decision, seconds)
             checked: Checked = measure(plan, self.problem)
         except (PlanError, CheckError) as error:
-            self.progress(f"not placed: {error}")
+            self.broken = error.rule if isinstance(error, CheckError) else None
+            self.reason = str(error).splitlines()[0]
             return None
         return stamped(plan, checked, sum(len(c) - 1 for c in self.cuts))
 

@@ -118,9 +118,12 @@ class Solver:
                 raise_exception_on_nonoptimal_result=False,
                 load_solutions=False,
             )
+            solved = result.solution_status in (SolutionStatus.optimal, SolutionStatus.feasible)
+            if solved and result.incumbent_objective is None:
+                continue  # an LP that ended with a point that it does not vouch for
             if result.termination_condition is not TerminationCondition.error:
                 break
-        if result.solution_status in (SolutionStatus.optimal, SolutionStatus.feasible):
+        if solved and result.incumbent_objective is not None:
             result.solution_loader.load_vars()
             bound = result.objective_bound
             value = float(result.incumbent_objective)
