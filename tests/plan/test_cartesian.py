@@ -15,6 +15,7 @@ from screc.plan.cartesian import (
     candidates,
     choices_of,
     coarser,
+    computing_seconds,
     merged,
     product,
     solve_with_cartesian,
@@ -289,9 +290,12 @@ def test_merging_pays_where_accesses_to_dram_bind():
         check(plan, problem)
 
 
-def test_merging_does_not_pay_where_computing_binds():
+def test_merging_is_not_tried_where_computing_binds(monkeypatch):
     problem = problem_of([40, 50, 60, 70])
-    alone, plan = solve(problem), solve_with_cartesian(problem)
+    alone = solve(problem)
+    assert computing_seconds(problem) == pytest.approx(alone.value, rel=1e-3)
+    monkeypatch.setattr(cartesian, "merged", None)
+    plan = solve_with_cartesian(problem)
     assert plan.bottleneck == "compute"
     assert plan.cartesian == ()
     assert plan.value == alone.value

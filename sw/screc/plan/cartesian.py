@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from screc.errors import CheckError, ConfigError, PlanError, PlanErrorKind
+from screc.plan.catalogue import LATENCY_CYCLES
 from screc.plan.problem import DeviceClass, Problem, TableDemand
 from screc.plan.rates import RateCurve
 from screc.plan.rebuild import with_patterns
@@ -119,6 +120,8 @@ def _search(
     if not choices:
         return pairs, best
     least = relaxed_value(problem, solver=solver, time_limit=left())
+    if problem.objective == "throughput" and least * (1 - GAIN) < computing_seconds(problem):
+        return pairs, best
     idle = 0
     for choice in choices:
         progress(f"{len(choice)} merged tables, relaxed")
@@ -134,6 +137,21 @@ def _search(
         if best is not None and idle == IDLE_TRIALS:
             break
     return pairs, best
+
+
+def computing_seconds(problem: Problem) -> float:
+    """Time per sample that the compute cores' own work takes, with the most of them that fit."""
+    rate = 0.0
+    for each in problem.classes:
+        cycles = [
+            pattern.core.cycles(problem.compute_shape, pattern.core.rows, latency=LATENCY_CYCLES)
+            * math.ceil(math.ceil(problem.batch / pattern.core.rows) / pattern.compute)
+            for pattern in each.patterns
+            if pattern.core is not None
+        ]
+        if cycles:
+            rate += each.count * problem.batch * each.budget.clock_hz / min(cycles)
+    return 1 / rate
 
 
 def spread(problem: Problem, choices: Sequence[tuple[Pair, ...]]) -> list[tuple[Pair, ...]]:
