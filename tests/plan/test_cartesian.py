@@ -217,7 +217,7 @@ def test_rows_longer_than_a_core_takes_are_not_made():
 
 
 def test_a_merged_problem_has_one_feature_for_two():
-    problem = problem_of([10, 20, 30], dims=[16, 8, 24], features={"f2": {"mode": "mean"}})
+    problem = problem_of([10, 20, 30], dims=[16, 8, 24], features={"f0": {"mode": "mean"}})
     found = merged(problem, [("t0", "t2")])
     assert found.shape.tables == (
         TableShape(name="t0*t2", rows=300, dim=40),
@@ -229,6 +229,7 @@ def test_a_merged_problem_has_one_feature_for_two():
     ]
     assert tuple(table.shape for table in found.tables) == found.shape.tables
     assert found.lookups == pytest.approx(2)
+    assert [table.bags for table in found.tables] == [1, 1]
     assert found.header_bytes == problem.header_bytes - 4
     assert found.compute_shape == problem.compute_shape
     assert found.tables[1] is problem.tables[1]
