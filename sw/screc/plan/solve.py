@@ -326,7 +326,7 @@ class _Search:
         if problem.objective == "throughput":
             return self._relaxed() if self._possible() else math.inf
         assert problem.rate is not None  # Problem's contract for these objectives
-        for _ in range(ROUNDS):
+        for _ in range(RELAXED_ROUNDS):
             model = self._model(integral=False)
             if not self._solve(model, 1 / problem.rate, problem.objective):
                 return math.inf
