@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 
 from screc.devices import DeviceConfig, resolve_device
-from screc.errors import PlanError, PlanErrorKind
 from screc.plan.budget import Budget
 from screc.plan.catalogue import Pins
 from screc.plan.explain import _Explainer, explain, with_needs
 from screc.plan.problem import DeviceClass, Problem, TableDemand
 from screc.plan.rates import RateCurve
-from screc.plan.rebuild import rebuild, with_patterns
+from screc.plan.rebuild import with_patterns
 from screc.plan.solve import solve
 from screc_hw.model import FeatureShape, ModelShape, TableShape
 
@@ -45,9 +44,7 @@ def zipf(rows, lookups, exponent, pieces=24):
 
 def problem(rows, *, devices=1, pins=None, wide=64, exponent=0.9, lookups=8.0, demand=None, **more):
     """Tables of ``rows`` rows on SmartSSDs with a pattern or two; ``more`` figures and limits."""
-    figures = {
-        name: more.pop(name) for name in list(more) if name in DeviceConfig.model_fields
-    }
+    figures = {name: more.pop(name) for name in list(more) if name in DeviceConfig.model_fields}
     model = shape(len(rows), wide=wide)
     tables = [
         TableDemand(
@@ -151,9 +148,7 @@ def slow_link(rng):
 
 
 def slow_compute(rng):
-    return at_rate(
-        rng, rng.uniform(1.2, 2.0), dram_gib=16.0, wide=512, lookups=2.0, ssd_kiops=None
-    )
+    return at_rate(rng, rng.uniform(1.2, 2.0), dram_gib=16.0, wide=512, lookups=2.0, ssd_kiops=None)
 
 
 def slow_batch(rng):

@@ -272,7 +272,7 @@ class _Explainer:
         while True:
             search = self._at(variant, problem)
             model = search._model()
-            if search._feasible(model, seconds):
+            if search._found(model, seconds):
                 return True
             model.m.over.unfix()
             model.m.del_component(model.m.goal)

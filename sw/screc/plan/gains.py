@@ -125,18 +125,18 @@ def _value(search: _Search, model: _Model, guess: float) -> float:
         outcome = search.solver.solve(model.m, gap=1e-6)
         return outcome.value if outcome.feasible else math.inf
     low, high = 0.0, guess
-    while not search._feasible(model, high):
+    while not search._found(model, high):
         low, high = high, high * 2
         if high > LONGEST:
             return math.inf
     probe = high / (1 + 2 * CLOSE)
     while not low:
-        if search._feasible(model, probe):
+        if search._found(model, probe):
             high, probe = probe, probe / min((high / probe) ** 2, 2.0)
         else:
             low = probe
     while high > low * (1 + CLOSE / 2):
         middle = math.sqrt(low * high)
-        low, high = (low, middle) if search._feasible(model, middle) else (middle, high)
-    search._feasible(model, high)
+        low, high = (low, middle) if search._found(model, middle) else (middle, high)
+    search._found(model, high)
     return high

@@ -27,7 +27,8 @@ FINE, FINE_ALONE = 24, 6
 """Pieces that an interval around a split is cut into at a time, of many tables and of one."""
 
 REPLICATED = 0
-"""Tables that may be replicated at most: those with the most bytes of partials per byte of rows."""
+"""Tables that are replicated at most without being asked for: those with the most bytes of partials
+per byte of rows. None: which of them pays was not found in the time that a person waits."""
 
 REPLICATED_SHARE = 0.02
 """Of a device's DRAM: larger tables are not replicated unless asked for."""

@@ -34,7 +34,7 @@ LEVELS = 4
 SMALL = 0.02
 """Units that take no more than this share of a device are not cut."""
 
-WHOLE_LIMIT, WHOLE_GAP = 5.0, 1e-3
+WHOLE_LIMIT, WHOLE_GAP = 4.0, 1e-3
 """Seconds and relative gap in which those are given to one device each."""
 
 WHOLE = 1e-6
@@ -152,13 +152,19 @@ def _assign(
     if (small & split).any():
         # every table that is cut sends its bags twice, so small ones are not
         whole = small[split]
-        shares, samples, _ = _assignment(rated, decision, devices, free, seconds, whole=whole)
-        free = _settle(devices, free, shares, (shares.max(axis=1) > 1 - WHOLE) | whole)
+        try:
+            shares, samples, _ = _assignment(
+                rated, decision, devices, free, seconds, whole=whole, computed=samples
+            )
+            free = _settle(devices, free, shares, (shares.max(axis=1) > 1 - WHOLE) | whole)
+        except PlanError:  # not in the time; then they are cut like the others
+            if not problem.split:
+                raise
     for level in range(LEVELS):
         if not free:
             break
         free = [(k, part) for k, unit in free for part in unit.parts()]
-        shares, samples, _ = _assignment(rated, decision, devices, free, seconds)
+        shares, samples, _ = _assignment(rated, decision, devices, free, seconds, level=level + 1)
         tiny = np.array([level == LEVELS - 1 or unit_rows(u) < STRIPES for _, u in free])
         free = _settle(devices, free, shares, (shares.max(axis=1) > 1 - WHOLE) | tiny)
     for device, share in zip(devices, samples, strict=True):
@@ -190,15 +196,20 @@ def _assignment(
     seconds: float,
     *,
     whole: NDArray[np.bool_] | None = None,
+    computed: Floats | None = None,
+    level: int = 0,
 ) -> tuple[Floats, Floats, Floats]:
     """Shares of the free units by device, each device's share of the samples, and units' weights.
 
-    A unit's weight is the largest share of any device's capacity that it takes.
+    A unit's weight is the largest share of any device's capacity that it takes. ``computed`` is
+    about the share of the samples that each device will have.
 
     Least is the largest relative load of any device; rows must fit. A basic solution: few units
     have several devices, and those that are ``whole`` have one.
     """
     problem = rated.problem
+    # what is left free of memory at first is for the rounding of later levels
+    free_share = 0.6 - 0.1 * level
     names = (*TIMES, *BYTES)
     count, wide = len(devices), len(free)
     loads = np.zeros((wide, len(names)))
@@ -215,7 +226,16 @@ def _assignment(
         ]
     )
     weights: Floats = (loads / np.maximum(room, 1e-300)).max(axis=1, initial=0.0)
-    # variables: share of unit u on device d (where it may be), samples of d, the largest load
+    # of a unit that may be cut, its bags count on every device that has a part of it
+    bags = np.zeros_like(loads)
+    if whole is not None and problem.exchange:
+        for u, (k, unit) in enumerate(free):
+            if not whole[u]:
+                table, budget = problem.tables[unit.table], problem.classes[k].budget
+                out = costs.partial_out(table, budget)
+                bags[u] = [out.get(name, 0.0) * rated.bags(unit) for name in names]
+    # variables: share of unit u on device d (where it may be), samples of d, the largest load, and
+    # whether device d has any of a unit that may be cut
     places = [
         (u, d)
         for u, (k, _) in enumerate(free)
@@ -224,6 +244,15 @@ def _assignment(
     ]
     index = {key: i for i, key in enumerate(places)}
     first_sample, theta = len(places), len(places) + count
+    inward = np.zeros_like(loads)
+    if bags.any():
+        for u, (k, unit) in enumerate(free):
+            if bags[u].any():
+                table, budget = problem.tables[unit.table], problem.classes[k].budget
+                found = costs.partial_in(table, budget)
+                inward[u] = [found.get(name, 0.0) * rated.bags(unit) for name in names]
+    cut = [key for key in places if bags[key[0]].any()]
+    has = {key: theta + 1 + i for i, key in enumerate(cut)}
     rows: list[int] = []
     columns: list[int] = []
     values: list[float] = []
@@ -231,23 +260,31 @@ def _assignment(
     line = 0
     for d, device in enumerate(devices):
         pattern = device.pattern
-        fixed = _fixed_loads(rated, decision, device)
+        fixed = _fixed_loads(rated, decision, device, free_share)
         mine = [(u, index[u, d]) for u in range(wide) if (u, d) in index]
         for n, name in enumerate(names):
             capacity = pattern.capacity[name]
             timed = name in TIMES
-            room = capacity * (seconds if timed else 1 - MARGIN / 2)
+            room = capacity * (seconds if timed else 1 - MARGIN * free_share)
             own = loads[[u for u, _ in mine], n] if mine else np.empty(0)
             sample = per_sample[d].get(name, 0.0) if timed else 0.0
             used = fixed.get(name, 0.0)
             if not own.any() and not sample and not used:
                 continue
             scale = max(room, 1e-300)
-            for (_, column), value in zip(mine, own, strict=True):
-                if value:
+            for (u, column), value in zip(mine, own, strict=True):
+                for place, load in ((column, value - bags[u, n]), (has.get((u, d)), bags[u, n])):
+                    if load and place is not None:
+                        rows.append(line)
+                        columns.append(place)
+                        values.append(load / scale)
+            if computed is not None and inward[:, n].any():
+                # bags of a unit on several devices come in several times where they are needed
+                for (u, _), place in has.items():
                     rows.append(line)
-                    columns.append(column)
-                    values.append(value / scale)
+                    columns.append(place)
+                    values.append(computed[d] * inward[u, n] / scale)
+                used -= computed[d] * inward[:, n].sum()
             if sample:
                 rows.append(line)
                 columns.append(first_sample + d)
@@ -264,9 +301,17 @@ def _assignment(
         values += [1.0, -room]
         limits.append(0.0)
         line += 1
+    for key, place in has.items():
+        rows += [line, line]
+        columns += [index[key], place]
+        values += [1.0, -1.0]
+        limits.append(0.0)
+        line += 1
     equal_rows = [u for u, _ in places] + [wide] * count
     equal_columns = list(range(len(places))) + [first_sample + d for d in range(count)]
-    size = theta + 1
+    size = theta + 1 + len(has)
+    upper = np.ones(size)
+    upper[theta] = np.inf
     goal = np.eye(1, size, theta)[0]
     above = sparse.csr_matrix((values, (rows, columns)), (line, size))
     equal = sparse.csr_matrix(
@@ -279,20 +324,21 @@ def _assignment(
             b_ub=limits,
             A_eq=equal,
             b_eq=np.ones(wide + 1),
-            bounds=[(0, 1)] * theta + [(0, None)],
+            bounds=np.stack([np.zeros(size), upper], axis=1),
             method="highs-ds",
         )
     else:
         integral = np.zeros(size)
         for (u, _), i in index.items():
             integral[i] = whole[u]
+        integral[theta + 1 :] = 1
         result = milp(
             goal,
             constraints=[
                 LinearConstraint(above, -np.inf, limits),
                 LinearConstraint(equal, 1, 1),
             ],
-            bounds=Bounds(np.zeros(size), np.append(np.ones(theta), np.inf)),
+            bounds=Bounds(np.zeros(size), upper),
             integrality=integral,
             options={"time_limit": WHOLE_LIMIT, "mip_rel_gap": WHOLE_GAP},
         )
@@ -310,7 +356,9 @@ def _first_tt(problem: Problem, klass: int) -> TtParams | None:
     return next((p.tt for p in problem.classes[klass].patterns if p.tt is not None), None)
 
 
-def _fixed_loads(rated: UnitCosts, decision: Decision, device: _Device) -> costs.Loads:
+def _fixed_loads(
+    rated: UnitCosts, decision: Decision, device: _Device, free_share: float
+) -> costs.Loads:
     """What the device holds and does already."""
     problem = rated.problem
     found: costs.Loads = defaultdict(float)
@@ -322,7 +370,7 @@ def _fixed_loads(rated: UnitCosts, decision: Decision, device: _Device) -> costs
         found["dram_bytes"] += problem.staging_slack
     found["dram_bytes"] += device.pattern.weight_bytes
     room = device.pattern.capacity["onchip_bytes"]
-    found["onchip_bytes"] += min(decision.reserve * device.pattern.memory / 2, room / 4)
+    found["onchip_bytes"] += min(decision.reserve * device.pattern.memory * free_share, room / 4)
     for number, tier in decision.whole.items():
         table = problem.tables[number]
         found[f"{tier}_bytes"] += table.shape.rows * table.stride

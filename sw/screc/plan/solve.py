@@ -41,7 +41,7 @@ MICRO = 1e6
 RELAXED_ROUNDS, ROUNDS = 2, 5
 """Refinements of the intervals at most, of the relaxed model and of the true one; two are usual."""
 
-SLACKS = (0.0, 0.0005, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+SLACKS = (0.0, 0.001, 0.003, 0.007, 0.015, 0.03, 0.06, 0.1)
 """Shares of a required time that are kept free, in turn, until a placement keeps it."""
 
 FASTER = 0.7
@@ -288,18 +288,18 @@ class _Search:
             if self._refine(model) and number:
                 break
         self.progress("placing")
-        for slack in SLACKS[:5]:
+        for slack in SLACKS:
             seconds = upper * (1 + slack)
+            if plan is not None and plan.value <= seconds * (1 + MIP_TOLERANCE):
+                break
             if not self._solve(model, seconds, "energy"):
                 continue
             found = self._placed(model, seconds)
             if found is None:
                 self.reserve *= 2
                 model = self._model()
-            if found is not None and (plan is None or found.value < plan.value):
+            elif plan is None or found.value < plan.value:
                 plan = found
-            if plan is not None and plan.value <= seconds * (1 + MIP_TOLERANCE):
-                break
         if plan is None:
             raise self._unplaced()
         self.progress("bound")
