@@ -148,7 +148,7 @@ def _assign(
     shares, samples, weights = _assignment(rated, decision, devices, free, seconds)
     small = weights < (SMALL if problem.split else math.inf)
     split = shares.max(axis=1) < 1 - WHOLE
-    free = _settle(devices, free, shares, ~split)
+    free, homes = _settle(devices, free, shares, ~split)
     if (small & split).any():
         # every table that is cut sends its bags twice, so small ones are not
         whole = small[split]
@@ -156,17 +156,27 @@ def _assign(
             shares, samples, _ = _assignment(
                 rated, decision, devices, free, seconds, whole=whole, computed=samples
             )
-            free = _settle(devices, free, shares, (shares.max(axis=1) > 1 - WHOLE) | whole)
+            settled = (shares.max(axis=1) > 1 - WHOLE) | whole
+            free, homes = _settle(devices, free, shares, settled)
         except PlanError:  # not in the time; then they are cut like the others
             if not problem.split:
                 raise
     for level in range(LEVELS):
         if not free:
             break
+        # parts stay on the devices of the whole: each more would send the table's bags once more
         free = [(k, part) for k, unit in free for part in unit.parts()]
-        shares, samples, _ = _assignment(rated, decision, devices, free, seconds, level=level + 1)
+        shares, samples, _ = _assignment(
+            rated,
+            decision,
+            devices,
+            free,
+            seconds,
+            level=level + 1,
+            homes=homes.repeat(STRIPES, axis=0),
+        )
         tiny = np.array([level == LEVELS - 1 or unit_rows(u) < STRIPES for _, u in free])
-        free = _settle(devices, free, shares, (shares.max(axis=1) > 1 - WHOLE) | tiny)
+        free, homes = _settle(devices, free, shares, (shares.max(axis=1) > 1 - WHOLE) | tiny)
     for device, share in zip(devices, samples, strict=True):
         device.samples = float(share)
 
@@ -176,11 +186,14 @@ def _settle(
     free: Sequence[tuple[int, Unit]],
     shares: Floats,
     settled: NDArray[np.bool_],
-) -> list[tuple[int, Unit]]:
-    """Give settled units to the device that has most of them, and return the others."""
+) -> tuple[list[tuple[int, Unit]], NDArray[np.bool_]]:
+    """Give settled units to the device that has most of them.
+
+    Return the others, and which devices have a share of each.
+    """
     for (_, unit), row in zip(itertools.compress(free, settled), shares[settled], strict=True):
         devices[int(np.argmax(row))].units.append(unit)
-    return list(itertools.compress(free, ~settled))
+    return list(itertools.compress(free, ~settled)), shares[~settled] > WHOLE
 
 
 def unit_rows(unit: Unit) -> int:
@@ -198,6 +211,7 @@ def _assignment(
     whole: NDArray[np.bool_] | None = None,
     computed: Floats | None = None,
     level: int = 0,
+    homes: NDArray[np.bool_] | None = None,
 ) -> tuple[Floats, Floats, Floats]:
     """Shares of the free units by device, each device's share of the samples, and units' weights.
 
@@ -241,6 +255,7 @@ def _assignment(
         for u, (k, _) in enumerate(free)
         for d in range(count)
         if devices[d].klass == k and devices[d].pattern.memory
+        if homes is None or homes[u, d]
     ]
     index = {key: i for i, key in enumerate(places)}
     first_sample, theta = len(places), len(places) + count
