@@ -281,6 +281,9 @@ class PlanConfig(Record):
     """Intervals of a table's coverage curve."""
     split: bool = True
     """Whether a table may be split over devices."""
+    cartesian: bool = False
+    """Whether pairs of small tables may be merged into one, their Cartesian product, whose row is
+    read in one access. Planned; not built yet."""
     max_auc_loss: float | None = Field(default=None, ge=0)
     """AUC that approximated rows may cost."""
     max_row_error: float | None = Field(default=None, ge=0)

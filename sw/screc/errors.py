@@ -47,8 +47,8 @@ class PlanErrorKind(enum.Enum):
 class Need:
     """An amount that is short.
 
-    ``resource`` is a kind of device, or ``plan`` for a requirement; ``field`` its key; ``have`` None
-    where none is given. Of ``rate`` the need is less than what is had, of everything else more.
+    ``resource`` is a kind of device, or ``plan`` for a requirement; ``field`` its key; ``have``
+    None where none is given. Of ``rate`` less is needed than is had, of everything else more.
     """
 
     resource: str

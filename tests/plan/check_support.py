@@ -643,9 +643,8 @@ def slow_device(plan, problem, device, budget, sent):
         flight = (64 + 9 + b - o % b) / max(1, o // b)
         random_rate = spec.random_gbs(64 * b) * 1e9
         k = max(1, 4096 / stride)
-        if problem.devices > 1 and any(loose(r) for r in held.ranges):
-            width = 8 if table.shape.rowwise else 4
-            partial += table.bags * (8 + width * table.shape.dim)
+        if len(plan.devices) > 1:
+            partial += slow_bags(table, held)
         for r in held.ranges:
             if r.tt is not None:
                 shape = TtShape(rows=r.last - r.first, p=r.tt.p, q=r.tt.q, ranks=r.tt.ranks)
@@ -714,17 +713,28 @@ def slow_device(plan, problem, device, budget, sent):
     return busy, joules * 1e-12 + reads * spec.ssd_uj_read * 1e-6, reads, made.latency if q else 0.0
 
 
+def slow_bags(table, held):
+    """Bytes per sample of a table's partials from a device: bags that meet one of its rows."""
+    rates = rates_list(table)
+    here = sum(rates[rank] for r in held.ranges if loose(r) for rank in ranks(r))
+    if not here:
+        return 0.0
+    everywhere = sum(rates)
+    length = max(everywhere / table.bags, 1.0) if table.bags else 1.0
+    missed = (1 - min(here / everywhere, 1.0)) ** length
+    size = 8 + table.shape.dim * (8 if table.shape.rowwise else 4)
+    return table.bags * (1 - missed) * size
+
+
 def slow_partials(plan, problem):
     """Bytes per sample that all devices send as partials."""
-    if problem.devices == 1:
+    if len(plan.devices) == 1:
         return 0.0
-    total = 0.0
-    for device in plan.devices:
-        for held in device.tables:
-            table = demand_of(problem, held.table)
-            if any(loose(r) for r in held.ranges):
-                total += table.bags * (8 + table.shape.dim * (8 if table.shape.rowwise else 4))
-    return total
+    return sum(
+        slow_bags(demand_of(problem, held.table), held)
+        for device in plan.devices
+        for held in device.tables
+    )
 
 
 def slow_figures(plan, problem):

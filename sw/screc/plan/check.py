@@ -864,11 +864,18 @@ class _Device:
         """Bytes per sample of exact accumulators that leave the device."""
         if not self.exchange:
             return 0.0
+        held, tables = self.held, self.problem.tables
+        own = ~held.replicated
+        lookups = np.bincount(held.table[own], held.lookups[own], len(tables))
         total = 0.0
-        for number in set(self.held.table[~self.held.replicated].tolist()):
-            table = self.problem.tables[number]
+        for number in np.flatnonzero(lookups).tolist():
+            table = tables[number]
             width = 8 if table.shape.rowwise else 4
-            total += table.bags * (RECORD + width * table.shape.dim)
+            # of a bag's lookups each is here with that probability
+            share = min(1.0, lookups[number] / table.rates.lookups)
+            length = table.rates.lookups / table.bags if table.bags else 1.0
+            met = 1 - (1 - share) ** max(length, 1.0)
+            total += table.bags * met * (RECORD + width * table.shape.dim)
         return total
 
     def use(self, partials: float) -> _Use:

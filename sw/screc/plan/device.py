@@ -46,7 +46,10 @@ def device_params(plan: Plan, shape: ModelShape) -> DeviceParams:
         )
     device = plan.devices[0]
     if plan.cartesian:
-        raise ConfigError("merged tables are not built yet; use false", field="plan.cartesian")
+        pairs = ", ".join(f"{a} × {b}" for a, b in plan.cartesian)
+        raise ConfigError(
+            f"merged tables ({pairs}) are not built yet; use false", field="plan.cartesian"
+        )
     parts = [part for table in device.tables if (part := table.tt) is not None]
     tt = reconstructor(
         [part.shape for part in parts],

@@ -12,20 +12,21 @@ import copy
 import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import pyomo.environ as pyo
 
 from screc.errors import Need, PlanError, PlanErrorKind
 from screc.plan.budget import RESOURCES
-from screc.plan.catalogue import RATES, excess
+from screc.plan.catalogue import RATES, excess, frontier
 from screc.plan.problem import Problem, TableDemand
-from screc.plan.rebuild import rebuild, replaced
-from screc.plan.solve import LONGEST, SLACKS, _Model, _Search
+from screc.plan.rebuild import rebuild
+from screc.plan.schema import Plan
+from screc.plan.solve import LONGEST, ROUNDS, SLACKS, _alone, _Model, _Search
 from screc.plan.solver import Solver
 
-CLOSE = 2e-3
-"""Relative distance from an amount that is known not to suffice."""
+CLOSE = 1e-2
+"""Relative distance from an amount that is known not to suffice, at most."""
 
 DIGITS = 5
 """Significant digits of an amount, rounded to the side that suffices."""
@@ -36,7 +37,7 @@ MOST_CLOCK = 1000.0
 MOST_DEVICES = 64
 """Times as many devices as there are that are tried for a hint."""
 
-EXTENDED = (1.1, 1.25, 1.5, 2.0, 3.0, 5.0)
+EXTENDED = (1.1, 1.3, 1.6, 2.0, 3.0)
 """Factors of all logic for which patterns are enumerated that do not fit."""
 
 TINY = 1e-3
@@ -245,26 +246,31 @@ class _Explainer:
     def __init__(self, problem: Problem, solver: str) -> None:
         self.problem = problem
         self.name = solver
-        self.search = _Search(problem, Solver(solver), lambda text: None)
+        self.kept = [
+            _Search(each, Solver(solver), lambda text: None) for each in _variants(problem)
+        ]
         self.amounts = amounts(problem)
 
     # --- is there a plan? ---
 
-    def _at(self, problem: Problem) -> _Search:
+    def _at(self, variant: int, problem: Problem) -> _Search:
         """The search of another problem, with the intervals found so far."""
-        search = copy.copy(self.search)
+        search = copy.copy(self.kept[variant])
         search.problem = problem
         search.solver = Solver(self.name)
-        search.cuts = list(self.search.cuts)
+        search.cuts = list(search.cuts)
         return search
 
     def fits(self, problem: Problem) -> bool:
         """Whether the pooled model has a solution at the required rate, with fine intervals."""
+        return any(self._fits(i, each) for i, each in enumerate(_variants(problem)))
+
+    def _fits(self, variant: int, problem: Problem) -> bool:
         if homeless(problem):
             return False
         seconds = _seconds(problem)
         while True:
-            search = self._at(problem)
+            search = self._at(variant, problem)
             model = search._model()
             if search._feasible(model, seconds):
                 return True
@@ -273,23 +279,28 @@ class _Explainer:
             model.m.goal = pyo.Objective(expr=model.m.over)
             if not Solver(self.name).solve(model.m).feasible or search._refine(model):
                 return False
-            self.search.cuts = search.cuts
+            self.kept[variant].cuts = search.cuts
 
     def planned(self, problem: Problem) -> bool:
         """Whether a plan is placed that keeps the checker's rules."""
-        if not self.fits(problem):
-            return False
-        seconds = _seconds(problem)
-        search = self._at(problem)
-        model = search._model()
-        for slack in SLACKS if problem.rate else SLACKS[:1] * 3:
+        return any(
+            self._fits(i, each) and self._placed(i, each) is not None
+            for i, each in enumerate(_variants(problem))
+        )
+
+    def _placed(self, variant: int, problem: Problem) -> Plan | None:
+        """A plan that keeps all rules; the pooled model's time is cut until there is one."""
+        search = self._at(variant, problem)
+        model, seconds = search._model(), _seconds(problem)
+        for slack in SLACKS if problem.rate else (0.0,) * 3:
             if not search._solve(model, seconds * (1 - slack), "energy"):
-                return False
-            if search._placed(model, seconds * (1 - slack)) is not None:
-                return True
+                return None
+            plan = search._placed(model, seconds * (1 - slack))
+            if plan is not None:
+                return plan
             search.reserve *= 2
             model = search._model()
-        return False
+        return None
 
     def _test(self, raises: Raises, holds: Callable[[Problem], bool]) -> bool:
         try:
@@ -311,25 +322,74 @@ class _Explainer:
         if self.fits(self.problem):
             found: Raises = {}
         else:
-            found = self._polished(self._enough(self._elastic()), self.fits)
+            try:
+                raises = self._elastic()
+            except PlanError:  # more logic than any of the extended patterns has
+                raises = {}
+            found = self._polished(self._enough(raises), self.fits)
         return self._placeable(found)
 
     def _placeable(self, found: Raises) -> Raises:
-        """Raises with which rows can be placed on single devices too."""
+        """Raises with which rows can be placed on single devices too, within all limits."""
         if self._test(found, self.planned):
             return found
-        start = found or {
-            key: 0.0
-            for key in self.amounts
-            if key[1] in ("dram_gib", "latency_ms") or (key[1] == "rate" and self.problem.rate)
-        }
-        step = 0.005
-        while step < 8:
-            raises = {key: self._within(key, by + step * (1 + by)) for key, by in start.items()}
+        for raises in self._with_room(found):
             if self._test(raises, self.planned):
                 return self._polished(raises, self.planned)
-            step *= 2
         return found
+
+    def _with_room(self, found: Raises) -> Iterator[Raises]:
+        """Larger raises to try: the figures first, then requirements that a real plan keeps."""
+        rate, latency = (PLAN, "rate"), (PLAN, "latency_ms")
+        if latency in self.amounts:
+            # the pooled model knows a part of the latency only: take that of a real plan
+            simple = {
+                key: by for key, by in found.items() if key[1] not in (*RESOURCES, "clock_mhz")
+            }
+            for raises in (simple, found):
+                plan = self._free(raises)
+                if plan is not None:
+                    slow = self.amounts[latency].at(plan.latency * 1e3)
+                    for more in (1.001, 1.1, 2.0):
+                        yield raises | {latency: (1 + slow) * more - 1}
+        seconds = _seconds(self.raised(found))
+        plan = self._free(found)
+        if plan is None:  # rows do not fit the devices one by one
+            room = found or {key: 0.0 for key in self.amounts if key[1] == "dram_gib"}
+            for step in (0.005, 0.02, 0.1, 0.5, 2.0):
+                yield {key: self._within(key, by + step * (1 + by)) for key, by in room.items()}
+            return
+        if rate not in self.amounts:
+            return
+        late = plan.seconds / seconds
+        timed = {key: by for key, by in found.items() if not key[1].endswith("_gib")}
+        if set(timed) - {rate, latency}:
+            for more in (1.002, 1.05, 1.2):
+                yield found | {
+                    key: self._within(key, (1 + by) * late * more - 1) for key, by in timed.items()
+                }
+        own, slow = found.get(rate, 0.0), 0.0
+        if latency in self.amounts:
+            slow = self.amounts[latency].at(plan.latency * 1e3)
+        for more in (1.001, 1.02, 1.1, 1.3, 2.0, 5.0):
+            slower = found | {rate: (1 + own) * late * more - 1}
+            yield slower
+            if slow > 0:
+                yield slower | {latency: (1 + slow) * more - 1}
+
+    def _free(self, raises: Raises) -> Plan | None:
+        """A plan for the required rate, but held to no rate and latency."""
+        problem = dataclasses.replace(self.raised(raises), max_latency=None)
+        free = dataclasses.replace(problem, rate=None, objective="throughput")
+        seconds = _seconds(problem)
+        for i, each in enumerate(_variants(free)):
+            search = self._at(i, each)
+            model = search._model()
+            if search._solve(model, seconds, "energy"):
+                plan = search._placed(model, seconds)
+                if plan is not None:
+                    return plan
+        return None
 
     def _enough(self, raises: Raises) -> Raises:
         """Raise what the elastic model names until there is a solution, then all if need be."""
@@ -337,7 +397,7 @@ class _Explainer:
             more = {key: self._within(key, by * factor) for key, by in raises.items()}
             if self._test(more, self.fits):
                 return more
-        for factor in (0.1, 1.0, 10.0, 100.0, 1e4, 1e6):
+        for factor in (0.1, 1.0, 10.0, 100.0, 1e3):
             more = {
                 key: self._within(key, max(raises.get(key, 0.0), factor)) for key in self._allowed()
             }
@@ -350,7 +410,7 @@ class _Explainer:
         )
 
     def _allowed(self) -> list[Key]:
-        """Amounts that may be raised: no SSD where there is none, unless rows can be nowhere else."""
+        """Amounts that may be raised; no SSD where none is, unless rows can be nowhere else."""
         unlock = bool(self._stranded())
         return [
             (k, field)
@@ -359,8 +419,10 @@ class _Explainer:
         ]
 
     def _stranded(self) -> list[TableDemand]:
-        """Tables that only an SSD could hold."""
-        return [t for t in homeless(self.problem) if t.ssd and not t.dram]
+        """Tables that only an SSD could hold, where no device has one that can be used."""
+        if any(each.budget.has_ssd for each in self.problem.classes):
+            return []
+        return [table for table in self.problem.tables if table.ssd and not table.dram]
 
     def _within(self, key: Key, by: float) -> float:
         """Keep the clock below what may be asked for."""
@@ -437,22 +499,42 @@ class _Explainer:
     # --- the elastic model ---
 
     def _elastic(self) -> Raises:
-        """Least weighted sum of relative raises, by the pooled model; exact for its devices."""
+        """Least weighted sum of relative raises, by the pooled model.
+
+        Raises
+        ------
+        PlanError
+            If no raises do.
+        """
         problem, own = self._extended()
+        error: PlanError | None = None
+        found: list[Raises] = []
+        for i, each in enumerate(_variants(problem)):
+            if i and len(problem.classes) > 1:
+                break  # a class alone has other numbers
+            try:
+                found.append(self._elastic_of(i, each, own))
+            except PlanError as refused:
+                error = refused
+        if error is not None and not found:
+            raise error
+        return min(found, key=lambda raises: sum(WEIGHTS[k[1]] * by for k, by in raises.items()))
+
+    def _elastic_of(self, variant: int, problem: Problem, own: Sequence[Collection[str]]) -> Raises:
+        """The same of one variant; exact for the devices that are chosen."""
         allowed = self._allowed()
-        raises: Raises = {}
-        for _ in range(3):
-            search = self._at(problem)
-            first = _Elastic(search._model(), self, allowed, own)
-            raises = first.solve(Solver(self.name))
-            fixed = _Elastic(search._model(), self, allowed, own, first.devices())
+        search = self._at(variant, problem)
+        first = _Elastic(search._model(), self.amounts, allowed, own)
+        raises = first.solve(Solver(self.name))
+        for _ in range(ROUNDS):
+            fixed = _Elastic(search._model(), self.amounts, allowed, own, first.devices())
             try:
                 raises = fixed.solve(Solver(self.name))
-            except PlanError:  # the devices chosen do not do alone: as good a guess as any
+            except PlanError:  # the devices chosen do not do alone: the first guess is as good
                 break
             if search._refine(fixed.model):
                 break
-            self.search.cuts = search.cuts
+            self.kept[variant].cuts = search.cuts
         return raises
 
     def _extended(self) -> tuple[Problem, list[set[str]]]:
@@ -479,17 +561,25 @@ class _Explainer:
                     tried, k, **{name: getattr(spec, name) * factor for name in RESOURCES}
                 ).classes[k]
                 patterns = {p.name: p for p in larger.patterns} | patterns
-            classes.append(dataclasses.replace(base, patterns=tuple(patterns.values())))
+            every = tuple(patterns.values())
+            kept = {every[i].name for i in frontier(every, used=True)} | names
+            every = tuple(p for p in every if p.name in kept)
+            classes.append(dataclasses.replace(base, patterns=every))
             own.append(names)
-        return replaced(problem, classes), own
+        return dataclasses.replace(problem, classes=tuple(classes)), own
 
 
 def _is_close(amount: Amount, low: float, high: float) -> bool:
-    if amount.field in RESOURCES:
-        return high - low <= 1
+    if amount.field in RESOURCES and high - low <= 1:
+        return True
     if not low:
         return high < 1e-9
-    return abs(high / low - 1) <= CLOSE
+    return abs(high / low - 1) <= CLOSE * 1.02
+
+
+def _variants(problem: Problem) -> list[Problem]:
+    """All devices, and one of each class alone: it exchanges nothing."""
+    return [problem, *_alone(problem)]
 
 
 def _seconds(problem: Problem) -> float:
@@ -507,13 +597,13 @@ class _Elastic:
     def __init__(
         self,
         model: _Model,
-        explainer: _Explainer,
+        amounts: Mapping[Key, Amount],
         allowed: Sequence[Key],
         own: Sequence[Collection[str]],
         devices: Mapping[tuple[int, int], float] | None = None,
     ) -> None:
         self.model = model
-        self.amounts = explainer.amounts
+        self.amounts = amounts
         self.problem = model.pooled.problem
         self.own = own
         m = model.m
@@ -543,7 +633,7 @@ class _Elastic:
             If no raises do.
         """
         m = self.model.m
-        if not solver.solve(m).feasible:
+        if not solver.solve(m, gap=1e-2).feasible:
             raise PlanError(
                 PlanErrorKind.TIER,
                 "rows or samples have no place, whatever is raised",
@@ -575,9 +665,13 @@ class _Elastic:
     ) -> float:
         """What all devices of a class have of a resource."""
         each = self.problem.classes[klass]
+        have = [
+            p.capacity[resource] if p.memory or resource in ("link_in", "link_out") else 0.0
+            for p in each.patterns
+        ]
         if devices is None:
-            return each.count * max((p.capacity[resource] for p in each.patterns), default=0.0)
-        return sum(p.capacity[resource] * devices[klass, i] for i, p in enumerate(each.patterns))
+            return each.count * max(have)
+        return sum(value * devices[klass, i] for i, value in enumerate(have))
 
     def _capacities(self, devices: Mapping[tuple[int, int], float] | None) -> None:
         m = self.model.m
@@ -607,8 +701,8 @@ class _Elastic:
         m.more_sum = pyo.ConstraintList()
         for k, each in enumerate(self.problem.classes):
             easier = sum(self._raised(k, "clock_mhz"))
-            for i, p in enumerate(each.patterns):
-                rate = p.capacity["samples"]
+            for i in range(len(each.patterns)):
+                rate = self.model.pooled.sample_rate(k, i)
                 if not rate:
                     continue
                 row = m.sample_time[k, i]

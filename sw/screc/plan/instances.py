@@ -246,17 +246,14 @@ def problem_of(instance: Instance, pins: Pins | None = None) -> Problem:
     tables = tables_of(instance)
     catalogue = Catalogue(shape, compute_shape, instance.batch)
     devices = sum(device.count for device in instance.device)
+    chosen, most = pins or Pins(), onchip_beats(tables)
     classes = []
     for device in instance.device:
         budget = Budget(resolve_device(device))
         patterns = enumerate_patterns(
-            catalogue,
-            budget,
-            pins or Pins(),
-            alone=devices == 1,
-            onchip_beats=onchip_beats(tables),
+            catalogue, budget, chosen, alone=devices == 1, onchip_beats=most
         )
-        classes.append(DeviceClass(budget, device.count, patterns))
+        classes.append(DeviceClass(budget, device.count, patterns, chosen, most))
     return Problem(
         shape=shape,
         compute_shape=compute_shape,

@@ -29,6 +29,9 @@ Floats = NDArray[np.float64]
 LEVELS = 4
 """Cuts at most: the last parts are 1/65,536 of a table."""
 
+SMALL = 0.004
+"""Units that take no more than this share of a device are not cut."""
+
 WHOLE = 1e-6
 """A share this close to 1 is all of it."""
 
@@ -138,12 +141,14 @@ def _assign(
     problem = rated.problem
     free = [(k, unit) for k, found in units.items() for unit in found]
     for level in range(LEVELS + 1):
-        shares, samples = _assignment_lp(rated, decision, devices, free, seconds)
+        shares, samples, weights = _assignment_lp(rated, decision, devices, free, seconds)
         again: list[tuple[int, Unit]] = []
-        for (k, unit), row in zip(free, shares, strict=True):
+        for (k, unit), row, weight in zip(free, shares, weights, strict=True):
             best = int(np.argmax(row))
             final = level == LEVELS or not problem.split or unit_rows(unit) < STRIPES
-            if row[best] > 1 - WHOLE or final:
+            # every table that is cut sends its bags twice: small ones go where most of them is
+            small = weight < SMALL
+            if row[best] > 1 - WHOLE or final or small:
                 devices[best].units.append(unit)
             else:
                 again += [(k, part) for part in unit.parts()]
@@ -165,8 +170,10 @@ def _assignment_lp(
     devices: Sequence[_Device],
     free: Sequence[tuple[int, Unit]],
     seconds: float,
-) -> tuple[Floats, Floats]:
-    """Shares of the free units by device, and each device's share of the samples.
+) -> tuple[Floats, Floats, Floats]:
+    """Shares of the free units by device, each device's share of the samples, and units' weights.
+
+    A unit's weight is the largest share of any device's capacity that it takes.
 
     Least is the largest relative load of any device; rows must fit. A basic solution: few units
     have several devices.
@@ -181,6 +188,13 @@ def _assignment_lp(
     per_sample = [
         rated.sample_side(device.klass, device.pattern, decision.whole) for device in devices
     ]
+    room = np.array(
+        [
+            max(d.pattern.capacity[name] for d in devices) * (seconds if name in TIMES else 1.0)
+            for name in names
+        ]
+    )
+    weights: Floats = (loads / np.maximum(room, 1e-300)).max(axis=1, initial=0.0)
     # variables: share of unit u on device d (where it may be), samples of d, the largest load
     places = [
         (u, d)
@@ -251,7 +265,7 @@ def _assignment_lp(
     shares = np.zeros((wide, count))
     for (u, d), i in index.items():
         shares[u, d] = result.x[i]
-    return shares, np.clip(result.x[first_sample:theta], 0, 1)
+    return shares, np.clip(result.x[first_sample:theta], 0, 1), weights
 
 
 def _first_tt(problem: Problem, klass: int) -> TtParams | None:

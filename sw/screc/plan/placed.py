@@ -96,10 +96,12 @@ def _given(
                 found[name] += value
         units += own
         if problem.exchange:  # a bag leaves the device once, however many parts it has there
-            excess = sum(1 / unit.of for unit in own) - 1
             table, budget = problem.tables[number], problem.classes[klass].budget
+            here = sum(sums[1] for unit in own for sums in rated.sums(unit).values())
+            met = table.bags_met(here / max(table.rates.lookups, 1e-300))
+            counted = sum(rated.bags(unit) for unit in own)
             for name, value in costs.partial_out(table, budget).items():
-                found[name] -= value * table.bags * excess
+                found[name] += value * (met - counted)
     staging = rated.staging_bytes(units)
     found["dram_bytes"] += problem.staging_slack if staging else 0
     return _Given(klass, tables, found, staging)

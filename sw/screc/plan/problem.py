@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Objective = Literal["throughput", "energy", "devices"]
 
+FREE = Pins()
+"""No count or size is fixed."""
+
 RECORD_BYTES = 8
 """Bytes of a lookup record, of a result, and of a partial's header."""
 
@@ -100,6 +103,15 @@ class TableDemand:
         """Beats of a row, in DRAM and in the staging ring."""
         return self.shape.row_beats(BEAT_BYTES)
 
+    def bags_met(self, share: float) -> float:
+        """Bags per sample that meet one of some rows that get ``share`` of the lookups.
+
+        Lookups of a bag are taken as independent and a bag as long as all others; at most all bags,
+        and concave in ``share``.
+        """
+        length = self.rates.lookups / self.bags if self.bags else 1.0
+        return self.bags * (1 - (1 - min(share, 1.0)) ** max(length, 1.0))
+
     @property
     def partial_bytes(self) -> int:
         """Bytes of a bag's exact accumulators as they leave a device, header included."""
@@ -118,7 +130,7 @@ class DeviceClass:
     budget: Budget
     count: int
     patterns: tuple[Pattern, ...]
-    pins: Pins = Pins()
+    pins: Pins = FREE
     onchip_beats: int | None = None
     reconstructors: tuple[TtParams | None, ...] = (None,)
 

@@ -7,9 +7,11 @@ import functools
 from collections.abc import Sequence
 
 from screc.plan.budget import RESOURCES, Budget
-from screc.plan.catalogue import Catalogue, Pattern, enumerate_patterns
+from screc.plan.catalogue import Catalogue, Pattern, Pins, enumerate_patterns
 from screc.plan.problem import DeviceClass, Problem
+from screc_hw.device.params import max_memory
 from screc_hw.model import ModelShape
+from screc_hw.tt.params import TtParams
 
 WHOLE_FIGURES = (*RESOURCES, "channels", "slrs")
 """Figures that are counts."""
@@ -58,11 +60,10 @@ def rebuild(
     if changed.exchange != problem.exchange:  # a device that is alone must have all kinds of cores
         every = range(len(classes))
         return dataclasses.replace(changed, classes=tuple(with_patterns(changed, k) for k in every))
-    classes[klass] = (
-        with_patterns(changed, klass)
-        if any(name in SHAPING for name in figures)
-        else dataclasses.replace(new, patterns=_rated(changed, klass))
-    )
+    if any(name in SHAPING for name in figures):
+        classes[klass] = with_patterns(changed, klass)
+    else:
+        classes[klass] = dataclasses.replace(new, patterns=_rated(changed, new, new.patterns))
     return dataclasses.replace(problem, classes=tuple(classes))
 
 
@@ -77,23 +78,59 @@ def with_patterns(problem: Problem, klass: int) -> DeviceClass:
     each = problem.classes[klass]
     most = each.onchip_beats
     if most is None:
-        most = sum(
-            min(table.most_onchip, table.shape.rows) * table.row_beats for table in problem.tables
-        )
-    patterns = enumerate_patterns(
-        catalogue_of(problem),
-        each.budget,
+        rows = (min(table.most_onchip, table.shape.rows) for table in problem.tables)
+        most = sum(n * t.row_beats for n, t in zip(rows, problem.tables, strict=True))
+        if most:  # uneven stripes, see ``screc.plan.solve``
+            most += 4 * max(8, len(problem.tables)) * max_memory()
+    shaping = tuple(getattr(each.budget.spec, name) for name in SHAPING)
+    found = _enumerated(
+        problem.shape,
+        problem.compute_shape,
+        problem.batch,
+        _Shaping(each.budget, (*shaping, tuple(each.budget.limits.values()))),
         each.pins,
-        alone=not problem.exchange,
-        onchip_beats=most,
-        reconstructors=each.reconstructors,
+        not problem.exchange,
+        most,
+        each.reconstructors,
     )
-    return dataclasses.replace(each, patterns=patterns)
+    return dataclasses.replace(each, patterns=_rated(problem, each, found))
 
 
-def _rated(problem: Problem, klass: int) -> tuple[Pattern, ...]:
+@dataclasses.dataclass(frozen=True)
+class _Shaping:
+    """A budget, of which what decides the patterns that there are is compared alone.
+
+    All else scales every pattern's figures alike, so that none comes to dominate another one.
+    """
+
+    budget: Budget = dataclasses.field(compare=False)
+    figures: tuple[object, ...]
+
+
+@functools.lru_cache(maxsize=256)
+def _enumerated(
+    shape: ModelShape,
+    compute_shape: ModelShape,
+    batch: int,
+    shaping: _Shaping,
+    pins: Pins,
+    alone: bool,
+    onchip_beats: int,
+    reconstructors: tuple[TtParams | None, ...],
+) -> tuple[Pattern, ...]:
+    return enumerate_patterns(
+        _catalogue(shape, compute_shape, batch),
+        shaping.budget,
+        pins,
+        alone=alone,
+        onchip_beats=onchip_beats,
+        reconstructors=reconstructors,
+    )
+
+
+def _rated(problem: Problem, each: DeviceClass, patterns: Sequence[Pattern]) -> tuple[Pattern, ...]:
     """The same cores with the class's figures."""
-    catalogue, each = catalogue_of(problem), problem.classes[klass]
+    catalogue = catalogue_of(problem)
     return tuple(
         catalogue.make(
             each.budget,
@@ -107,10 +144,5 @@ def _rated(problem: Problem, klass: int) -> tuple[Pattern, ...]:
             tt=p.tt,
             onchip_beats=p.gather.onchip_beats if p.gather else 0,
         )
-        for p in each.patterns
+        for p in patterns
     )
-
-
-def replaced(problem: Problem, classes: Sequence[DeviceClass]) -> Problem:
-    """Return the problem with other classes."""
-    return dataclasses.replace(problem, classes=tuple(classes))

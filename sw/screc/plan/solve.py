@@ -121,41 +121,56 @@ def solve(
     started = time.perf_counter()
     chosen = Solver(solver, time_limit)
     search = _Search(problem, chosen, progress)
-    found: Plan | PlanError
-    try:
-        found = search.fastest() if problem.objective == "throughput" else search.at_rate()
-    except PlanError as error:
-        found = error
+    several = found = _tried(search)
+    bounds = []
     for alone in _alone(problem):
-        found = _better(found, alone, chosen, progress)
+        progress("one device")
+        one = _Search(alone, chosen, lambda text: None)
+        bound = one.least()
+        if bound is None:
+            continue
+        if isinstance(found, PlanError) or bound < found.value:
+            plan = _tried(one)
+            if isinstance(plan, Plan):
+                bound = plan.bound
+                if isinstance(found, PlanError) or plan.value < found.value:
+                    found = plan
+        bounds.append(bound)
     if isinstance(found, PlanError):
         raise found
-    gap = abs(found.value - found.bound) / found.bound
-    return found.model_copy(update={"gap": gap, "solve_seconds": time.perf_counter() - started})
+    # without a placement on several devices there may be a plan that was not found all the same
+    least = several.bound if isinstance(several, Plan) else search.least()
+    bound = min(bounds if least is None else [least, *bounds])
+    return found.model_copy(
+        update={
+            "bound": bound,
+            "gap": abs(found.value - bound) / bound,
+            "solve_seconds": time.perf_counter() - started,
+        }
+    )
 
 
-def _better(
-    found: Plan | PlanError, alone: Problem, solver: Solver, progress: Progress
-) -> Plan | PlanError:
-    """Return the plan of one device where it is better; its bound counts in any case."""
-    progress("one device")
-    search = _Search(alone, solver, lambda text: None)
-    value = math.inf if isinstance(found, PlanError) else found.value
-    bound = search.least()
-    if bound is None:
-        return found
-    plan: Plan | None = None
-    if bound < value:
-        try:
-            plan = search.fastest() if alone.objective == "throughput" else search.at_rate()
-        except PlanError:
-            plan = None
-    if plan is not None:
-        bound = plan.bound
-    if isinstance(found, PlanError):
-        return found if plan is None else plan
-    best = plan if plan is not None and plan.value < found.value else found
-    return best.model_copy(update={"bound": min(found.bound, bound)})
+def _tried(search: _Search) -> Plan | PlanError:
+    """Return the search's plan, or why there is none."""
+    try:
+        return search.fastest() if search.problem.objective == "throughput" else search.at_rate()
+    except PlanError as error:
+        return error
+
+
+def relaxed_value(
+    problem: Problem, *, solver: str = "highs", time_limit: float | None = None
+) -> float:
+    """Least value if devices could be divided, without placing anything; inf where there is none.
+
+    Cheap, and near what :func:`solve` finds where problems are alike: to choose between them.
+
+    Raises
+    ------
+    PlanError
+        If time ran out.
+    """
+    return _Search(problem, Solver(solver, time_limit), lambda text: None).relaxed()
 
 
 def least_value(
@@ -174,16 +189,17 @@ def least_value(
         Whether each interval must be in one tier of one class; else they may be split.
     """
     exact = Solver(solver, tolerance=EXACT)
-    return min(
-        _least_value(each, ranks, exact, borders=borders) for each in (problem, *_alone(problem))
-    )
+    best = math.inf
+    for each in (problem, *_alone(problem)):
+        groups = make_groups(each, merge=False)
+        cuts = [np.searchsorted(g.start, r) for g, r in zip(groups, ranks, strict=True)]
+        model = _Model.make(each, groups, cuts, margin=0.0, borders=borders)
+        best = min(best, _least_value(each, model, exact, best))
+    return best
 
 
-def _least_value(problem: Problem, ranks: Sequence[Ints], exact: Solver, *, borders: bool) -> float:
-    """Least value where bags are exchanged, unless the problem has one device."""
-    groups = make_groups(problem, merge=False)
-    cuts = [np.searchsorted(g.start, r) for g, r in zip(groups, ranks, strict=True)]
-    model = _Model.make(problem, groups, cuts, margin=0.0, borders=borders)
+def _least_value(problem: Problem, model: _Model, exact: Solver, known: float) -> float:
+    """Least value of a model if it is below ``known``."""
     if problem.objective != "throughput":
         assert problem.rate is not None  # Problem's contract for these objectives
         model.aim(1 / problem.rate, problem.objective)
@@ -195,13 +211,28 @@ def _least_value(problem: Problem, ranks: Sequence[Ints], exact: Solver, *, bord
         model.aim(seconds, "devices")
         return exact.solve(model.m, gap=1e9).feasible
 
-    if not feasible(LONGEST):
+    low, high = 0.0, known * (1 - EXACT)
+    if math.isinf(known):
+        high = _first_guess(problem)
+        while not feasible(high):
+            low, high = high, 64 * high
+            if high > LONGEST:
+                return math.inf
+    elif not feasible(high):
         return math.inf
-    low, high = 0.0, LONGEST
     while high > low * (1 + EXACT):
         middle = math.sqrt(low * high) if low else high / 64
         low, high = (low, middle) if feasible(middle) else (middle, high)
     return high
+
+
+def _first_guess(problem: Problem) -> float:
+    """Time in which all devices could take all lookups if each were one beat."""
+    rate = sum(
+        klass.count * max(p.capacity["lookups"] for p in klass.patterns)
+        for klass in problem.classes
+    )
+    return max(problem.lookups, 1.0) / rate
 
 
 def _alone(problem: Problem) -> list[Problem]:
@@ -221,6 +252,8 @@ class _Search:
         self.problem = problem
         self.solver = solver
         self.progress = progress
+        self.whole: dict[tuple[int, Tier], int] = {}
+        """Tables that are replicated, as the relaxed model has it: 1, or 0."""
         self.broken: object = None
         """Rule that the last placement broke."""
         self.reason = ""
@@ -275,16 +308,36 @@ class _Search:
             least = self._least_time(model, lower=0.0, guess=least, tolerance=LP_TOLERANCE)
             if self._refine(model):
                 break
+        self._fix_whole(model)
         assert least is not None  # RELAXED_ROUNDS is at least 1
         return least
 
-    def _require(self) -> None:
-        """Raise if there is no plan however long a sample takes."""
+    def relaxed(self) -> float:
+        """Value if devices could be divided; inf where there is no solution."""
+        problem = self.problem
+        if problem.objective == "throughput":
+            return self._relaxed() if self._possible() else math.inf
+        assert problem.rate is not None  # Problem's contract for these objectives
+        for _ in range(ROUNDS):
+            model = self._model(integral=False)
+            if not self._solve(model, 1 / problem.rate, problem.objective):
+                return math.inf
+            if self._refine(model):
+                break
+        value = float(pyo.value(model.m.goal))
+        return value / MICRO if problem.objective == "energy" else value
+
+    def _possible(self) -> bool:
+        """Whether there is a plan if a sample may take however long."""
         model = self._model(integral=False)
         model.m.capacity.deactivate()
         model.m.sample_time.deactivate()
         model.aim(1.0, "energy")
-        if not self.solver.solve(model.m).feasible:
+        return self.solver.solve(model.m).feasible
+
+    def _require(self) -> None:
+        """Raise if there is no plan however long a sample takes."""
+        if not self._possible():
             from screc.plan.explain import explain
 
             raise explain(self.problem, solver=self.solver.name)
@@ -296,7 +349,7 @@ class _Search:
 
         ``lower`` is known to be too short, or 0.
         """
-        high = guess or self._first_guess()
+        high = guess or _first_guess(self.problem)
         step = 4 * tolerance if guess else 1.0
         while not self._solve(model, high, "energy"):
             lower, high = high, high * (1 + step)
@@ -323,14 +376,6 @@ class _Search:
                 lower = middle
         self._solve(model, high, "energy")
         return high
-
-    def _first_guess(self) -> float:
-        """Time in which all devices could take all lookups if each were one beat."""
-        rate = sum(
-            klass.count * max(p.capacity["lookups"] for p in klass.patterns)
-            for klass in self.problem.classes
-        )
-        return max(self.problem.lookups, 1.0) / rate
 
     def _bound(self, value: float, relaxed: float) -> float:
         """Largest time per sample that is proven too short, from ``value`` downwards."""
@@ -368,6 +413,7 @@ class _Search:
 
             raise explain(problem, solver=self.solver.name)
         self._refine(model)
+        self._fix_whole(model)
         self.progress("whole devices")
         plan: Plan | None = None
         for _ in range(ROUNDS):
@@ -462,7 +508,7 @@ class _Search:
     # --- shared ---
 
     def _model(self, *, integral: bool = True, optimistic: bool = False) -> _Model:
-        return _Model.make(
+        model = _Model.make(
             self.problem,
             self.groups,
             self.cuts,
@@ -470,6 +516,21 @@ class _Search:
             optimistic=optimistic,
             reserve=self.reserve,
         )
+        if integral and not optimistic:
+            for key, value in self.whole.items():
+                model.m.whole[key].fix(value)
+        return model
+
+    def _fix_whole(self, model: _Model) -> None:
+        """Take which tables are replicated from a relaxed solution: few of them are so in part."""
+        shares = {key: model.m.whole[key].value or 0.0 for key in model.m.W}
+        for g in {g for g, _ in shares}:
+            own = {s: v for (group, s), v in shares.items() if group == g}
+            best = max(own, key=lambda tier: own[tier])
+            asked = self.groups[g].alike.replicate
+            chosen = sum(own.values()) > 0.5 or asked
+            for tier in own:
+                self.whole[g, tier] = int(bool(chosen) and tier == best)
 
     def _solve(self, model: _Model, seconds: float, objective: str) -> bool:
         """Whether there is a solution at ``seconds`` per sample; it is in the model then."""

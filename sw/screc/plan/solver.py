@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from typing import Any
 
@@ -18,11 +19,15 @@ MIP_GAP = 1e-4
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Whether there is a solution (it is in the model then), the objective and its proven bound."""
+    """Whether there is a solution (it is in the model then), the objective and its proven bound.
+
+    Not ``decided``: none was found in the time, and there may be one.
+    """
 
     feasible: bool
     value: float = 0.0
     bound: float = 0.0
+    decided: bool = True
 
 
 class Solver:
@@ -83,8 +88,10 @@ class Solver:
             )
         return left
 
-    def solve(self, model: pyo.ConcreteModel, *, gap: float = MIP_GAP) -> Outcome:
-        """Solve ``model``, and load the solution into it where there is one.
+    def solve(
+        self, model: pyo.ConcreteModel, *, gap: float = MIP_GAP, limit: float = math.inf
+    ) -> Outcome:
+        """Solve ``model`` in ``limit`` seconds, and load the solution into it where there is one.
 
         Raises
         ------
@@ -92,10 +99,10 @@ class Solver:
             If the solver ends without an answer.
         """
         if self.name == "highs":
-            return self._highs(model, gap)
+            return self._highs(model, gap, limit)
         return self._other(model, gap)
 
-    def _highs(self, model: pyo.ConcreteModel, gap: float) -> Outcome:
+    def _highs(self, model: pyo.ConcreteModel, gap: float, limit: float) -> Outcome:
         solver = self._kept.get(id(model))
         if solver is None:
             solver = self._kept[id(model)] = Highs()
@@ -107,20 +114,26 @@ class Solver:
             updates.check_for_new_or_removed_params = False
             updates.update_constraints = False
             updates.update_named_expressions = False
+        left = self.left()
         # at the very edge of what is feasible, HiGHS 1.15 may fail in presolve
         for presolve in ("choose", "off"):
             result = solver.solve(
                 model,
-                time_limit=self.left(),
+                time_limit=None
+                if left is None and limit == math.inf
+                else min(left or limit, limit),
                 rel_gap=gap,
                 threads=1,
                 solver_options=self._options | {"presolve": presolve},
                 raise_exception_on_nonoptimal_result=False,
                 load_solutions=False,
             )
+            solved = result.solution_status in (SolutionStatus.optimal, SolutionStatus.feasible)
+            if solved and result.incumbent_objective is None:
+                continue  # an LP that ended with a point that it does not vouch for
             if result.termination_condition is not TerminationCondition.error:
                 break
-        if result.solution_status in (SolutionStatus.optimal, SolutionStatus.feasible):
+        if solved and result.incumbent_objective is not None:
             result.solution_loader.load_vars()
             bound = result.objective_bound
             value = float(result.incumbent_objective)
@@ -131,6 +144,9 @@ class Solver:
             TerminationCondition.locallyInfeasible,
         ):
             return Outcome(False)
+        if result.termination_condition is TerminationCondition.maxTimeLimit and limit < math.inf:
+            bound = result.objective_bound
+            return Outcome(False, bound=-math.inf if bound is None else float(bound), decided=False)
         raise PlanError(
             PlanErrorKind.SOLVER,
             f"HiGHS ended with {result.termination_condition.name} and no plan",

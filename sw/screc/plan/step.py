@@ -13,6 +13,7 @@ from screc.errors import ConfigError
 from screc.flow import Context
 from screc.models import planning_shapes
 from screc.plan.budget import Budget
+from screc.plan.cartesian import solve_with_cartesian
 from screc.plan.catalogue import Catalogue, Pins, enumerate_patterns
 from screc.plan.problem import DeviceClass, Problem, TableDemand
 from screc.plan.rates import RateCurve
@@ -41,7 +42,7 @@ def write_plan(ctx: Context) -> None:
     problem = make_problem(ctx.config, read_stats(ctx.out / "stats.parquet"), ctx.out)
     wish = ctx.config.plan
     with ctx.progress("planning", None) as bar:
-        plan = solve(
+        plan = (solve_with_cartesian if wish.cartesian else solve)(
             problem,
             solver=wish.solver,
             time_limit=wish.time_limit_s,
@@ -49,6 +50,8 @@ def write_plan(ctx: Context) -> None:
         )
     files.write_text(ctx.out / "plan.json", plan.to_json())
     ctx.log(describe(plan), level=1)
+    if wish.cartesian:
+        ctx.log(describe_merged(plan), level=1)
     in_tt = {t.table for d in plan.devices for t in d.tables for r in t.ranges if r.tier == "tt"}
     for table in problem.tables:
         if table.tt_only and table.shape.name not in in_tt:
@@ -72,6 +75,13 @@ def describe(plan: Plan) -> str:
         f"{kinds}: {1 / plan.seconds:,.0f} samples/s, {plan.energy * 1e6:,.1f} µJ and batches in "
         f"{plan.latency * 1e3:,.3g} ms, all estimated; {plan.bottleneck} bound, gap {plan.gap:.2%}"
     )
+
+
+def describe_merged(plan: Plan) -> str:
+    """Say which tables are merged."""
+    if not plan.cartesian:
+        return "no tables are merged: the plan is as good without"
+    return "merged tables: " + ", ".join(f"{a} × {b}" for a, b in plan.cartesian)
 
 
 def make_problem(config: Config, stats: Sequence[TableStats], out: Path | None = None) -> Problem:
@@ -119,15 +129,25 @@ def build_problem(
     classes = []
     for device in config.device:
         budget = Budget(resolve_device(device))
+        most = onchip_beats(tables)
         patterns = enumerate_patterns(
             catalogue,
             budget,
             chosen,
             alone=count == 1,
-            onchip_beats=onchip_beats(tables),
+            onchip_beats=most,
             reconstructors=rebuild,
         )
-        classes.append(DeviceClass(budget, device.count, patterns))
+        classes.append(
+            DeviceClass(
+                budget,
+                device.count,
+                patterns,
+                pins=chosen,
+                onchip_beats=most,
+                reconstructors=tuple(rebuild),
+            )
+        )
     return Problem(
         shape=gather,
         compute_shape=compute,

@@ -96,10 +96,17 @@ class UnitCosts:
             if tier != "tt":
                 found[f"{tier}_bytes"] += rows * row.stride
         if problem.exchange:
-            # of a table's parts on a device one sends its bags: each counts for its share
             for name, value in costs.partial_out(table, budget).items():
-                found[name] += value * table.bags / unit.of
+                found[name] += value * self.bags(unit)
         return found
+
+    def bags(self, unit: Unit) -> float:
+        """Bags per sample that a unit's device sends: of a table's parts, each counts its share."""
+        table = self.problem.tables[unit.table]
+        whole = dataclasses.replace(unit, of=1, residue=0)
+        lookups = sum(sums[1] for sums in self.sums(whole).values())
+        met = table.bags_met(lookups / max(table.rates.lookups, 1e-300))
+        return met / unit.of
 
     def sample_side(self, klass: int, pattern: Pattern, whole: Mapping[int, Tier]) -> costs.Loads:
         """Loads of all samples on one device, were it to compute them all.
