@@ -135,6 +135,7 @@ def _random_table(rng, table, lookups, most, *, copies):
 
 def _random_class(rng, catalogue, size, tt, *, count, number, copies):
     """Devices of which anything may be scarce, with two or three patterns."""
+
     def log(low, high):
         return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
@@ -151,7 +152,9 @@ def _random_class(rng, catalogue, size, tt, *, count, number, copies):
         "channels": int(rng.choice([1, 2])),
     }
     slow = log(0.3, 8)
-    figures |= {f"random_{n}_gbs": slow * f for n, f in ((64, 1), (128, 1.2), (256, 1.4), (512, 1.4))}
+    figures |= {
+        f"random_{n}_gbs": slow * f for n, f in ((64, 1), (128, 1.2), (256, 1.4), (512, 1.4))
+    }
     budget = budget_of("smartssd" if rng.random() < 0.8 or not number else "u50", **figures)
     depth = int(rng.choice([0, max(1, size * rng.uniform(0.05, 0.6) // 64)]))
     patterns = []
@@ -266,7 +269,13 @@ class Costs:
             for name, value in loads.items():
                 out[AT[name]] += value
 
-        add(lookups=lam, pool=lam * slices, link_in=8 * lam, port=lam / 8, dram=8 * lam / self.stream)
+        add(
+            lookups=lam,
+            pool=lam * slices,
+            link_in=8 * lam,
+            port=lam / 8,
+            dram=8 * lam / self.stream,
+        )
         joules = 8 * lam * 8 * (spec.dram_pj_bit + spec.link_pj_bit)
         if tier == "onchip":
             add(fast=lam * max(cycles, beats), onchip_bytes=len(rates) * stride)
@@ -459,7 +468,9 @@ def optimum(case, objective="throughput", rate=None, *, split=True):
         fits = _fits(problem, costs, every, counts)
         if not fits.any():
             continue
-        kept = Options(every.loads[fits], every.joules[fits], every.size[fits], every.in_joules[fits])
+        kept = Options(
+            every.loads[fits], every.joules[fits], every.size[fits], every.in_joules[fits]
+        )
         best = min(best, _best_shares(problem, costs, kept, counts, objective, rate))
     return best
 
@@ -493,8 +504,8 @@ def _fits(problem, costs, every, counts):
             devices += n
             for name in ("onchip", "dram"):
                 good &= at[f"{name}_copy"] <= capacity[f"{name}_bytes"] * (1 + 1e-12)
-        slack = rings * 2 * 32 * 64 * max(
-            row_sizes(problem.shape, t.shape)[0] for t in problem.tables
+        slack = (
+            rings * 2 * 32 * 64 * max(row_sizes(problem.shape, t.shape)[0] for t in problem.tables)
         )
         ring = at["ring"] + slack * (at["staged"] > 0)
         used = {
@@ -505,7 +516,9 @@ def _fits(problem, costs, every, counts):
         for name, need in used.items():
             good &= need <= held[name] * (1 + 1e-12) + 1e-9
         for n, name in enumerate(("core1_words", "core2_words", "core3_words")):
-            words = sum(c * getattr(patterns[p].tt, name) for p, c in mine.items() if patterns[p].tt)
+            words = sum(
+                c * getattr(patterns[p].tt, name) for p, c in mine.items() if patterns[p].tt
+            )
             good &= at[f"words{n}"] <= words
     if problem.max_loss is not None:
         good &= every.loads[:, :, AT["loss"]].sum(1) <= problem.max_loss * (1 + 1e-12)
@@ -600,9 +613,7 @@ def _least_peak(lines, low, high):
         with np.errstate(divide="ignore", invalid="ignore"):
             spot = (c - a) / (b - d)
         spots.append(np.clip(np.nan_to_num(spot, nan=low, posinf=low, neginf=low), low, high))
-    peaks = [
-        np.maximum.reduce([still, *(a + b * spot for a, b in steep)]) for spot in spots
-    ]
+    peaks = [np.maximum.reduce([still, *(a + b * spot for a, b in steep)]) for spot in spots]
     return np.minimum.reduce(peaks)
 
 

@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 
-from screc.errors import PlanError
 from screc.plan import groups
 from screc.plan.problem import DeviceClass
 from screc.plan.solve import least_value, solve
@@ -80,7 +79,7 @@ def single_cores(seed):
     return dataclasses.replace(case.problem, classes=[klass], tables=tables), case.ranks
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", [0, 2, 7, 9, 10, 13, 22, 27])
 def test_no_placement_of_whole_tables_is_better_than_the_bound(seed):
     problem, ranks = single_cores(seed)
     problem = dataclasses.replace(problem, split=False, max_latency=None)
@@ -89,10 +88,8 @@ def test_no_placement_of_whole_tables_is_better_than_the_bound(seed):
     one = DeviceClass(klass.budget, 1, klass.patterns)
     apart = dataclasses.replace(problem, classes=[one, one])
     best = optimum(Case(apart, ranks), split=False)
-    try:
-        plan = solve(problem)
-    except PlanError:
-        return
+    plan = solve(problem)
+    assert math.isfinite(best)
     assert plan.bound <= best * (1 + 1e-9)
     assert plan.bound <= plan.value
     assert plan.gap == pytest.approx((plan.value - plan.bound) / plan.bound)

@@ -15,9 +15,11 @@ from screc.plan.cartesian import (
     candidates,
     choices_of,
     coarser,
+    computing_seconds,
     merged,
     product,
     solve_with_cartesian,
+    spread,
 )
 from screc.plan.catalogue import Catalogue, Pins, enumerate_patterns
 from screc.plan.check import check
@@ -196,6 +198,16 @@ def test_a_merged_table_takes_a_small_share_of_the_memory():
         assert len(choices_of(problem)) == count
 
 
+def test_the_widest_slices_are_tried_too():
+    dims = [4] * 8 + [8] * 20  # eight tables of the least dimension: four pairs of 8
+    problem = problem_of(range(10, 38), dims=dims)
+    choices = choices_of(problem)
+    assert len(choices) == 14
+    assert [len(pairs) for pairs in spread(problem, choices)] == [3, 4, 6, 8, 11, 14]
+    alike = problem_of(range(10, 35))  # an odd one is left over: no wider slices
+    assert [len(pairs) for pairs in spread(alike, choices_of(alike))] == [2, 4, 6, 8, 10, 12]
+
+
 def test_rows_longer_than_a_core_takes_are_not_made():
     assert len(choices_of(problem_of([10, 20], dims=1024))) == 1
     assert choices_of(problem_of([10, 20], dims=1088)) == []
@@ -205,7 +217,7 @@ def test_rows_longer_than_a_core_takes_are_not_made():
 
 
 def test_a_merged_problem_has_one_feature_for_two():
-    problem = problem_of([10, 20, 30], dims=[16, 8, 24], features={"f2": {"mode": "mean"}})
+    problem = problem_of([10, 20, 30], dims=[16, 8, 24], features={"f0": {"mode": "mean"}})
     found = merged(problem, [("t0", "t2")])
     assert found.shape.tables == (
         TableShape(name="t0*t2", rows=300, dim=40),
@@ -217,6 +229,7 @@ def test_a_merged_problem_has_one_feature_for_two():
     ]
     assert tuple(table.shape for table in found.tables) == found.shape.tables
     assert found.lookups == pytest.approx(2)
+    assert [table.bags for table in found.tables] == [1, 1]
     assert found.header_bytes == problem.header_bytes - 4
     assert found.compute_shape == problem.compute_shape
     assert found.tables[1] is problem.tables[1]
@@ -278,9 +291,12 @@ def test_merging_pays_where_accesses_to_dram_bind():
         check(plan, problem)
 
 
-def test_merging_does_not_pay_where_computing_binds():
+def test_merging_is_not_tried_where_computing_binds(monkeypatch):
     problem = problem_of([40, 50, 60, 70])
-    alone, plan = solve(problem), solve_with_cartesian(problem)
+    alone = solve(problem)
+    assert computing_seconds(problem) == pytest.approx(alone.value, rel=1e-3)
+    monkeypatch.setattr(cartesian, "merged", None)
+    plan = solve_with_cartesian(problem)
     assert plan.bottleneck == "compute"
     assert plan.cartesian == ()
     assert plan.value == alone.value
@@ -332,13 +348,14 @@ def test_the_plan_without_is_kept_when_time_runs_out(monkeypatch):
 @pytest.mark.parametrize(
     ("value", "tried", "best"),
     [
-        (lambda tables: 1.0, [24, 22, 20], 0),
+        (lambda tables: 1.0, [24, 22, 20, 18, 16, 14, 12], 0),
+        (lambda tables: 0.9995 if tables < 24 else 1.0, [24, 22, 20, 18, 16, 14, 12], 0),
         (lambda tables: 1.0 if tables > 22 else 0.5, [24, 22, 20, 18], 2),
-        (lambda tables: 1.0 if tables > 20 else 0.5, [24, 22, 20, 18, 16], 4),
-        (lambda tables: 1.0 if tables > 18 else 0.5, [24, 22, 20], 0),
+        (lambda tables: 1.0 if tables > 18 else 0.5, [24, 22, 20, 18, 16, 14], 6),
+        (lambda tables: {22: 0.9, 20: 0.9, 18: 0.8}.get(tables, 1.0), [24, 22, 20, 18, 16, 14], 6),
         (lambda tables: tables / 24, [24, 22, 20, 18, 16, 14, 12], 12),
     ],
-    ids=["no gain", "the first one", "after one without", "after two without", "always"],
+    ids=["none", "too little", "the first one", "a late one", "with one between", "always"],
 )
 def test_few_sets_of_pairs_are_tried(monkeypatch, value, tried, best):
     """Up to 12 pairs of 24 tables, two more each time: the relaxed values are given."""

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -30,13 +32,35 @@ def test_extreme_tables(hot):
     assert curve.lookups == hot * (hot + 1) / 2
 
 
-def test_tail_and_residues_match_a_sum_over_ranks():
+@pytest.mark.parametrize("of", [1, 2, 4, 7, 16, 64])
+def test_tail_and_residues_match_a_sum_over_ranks(of):
     curve = RateCurve.from_counts(np.array([9.0, 9, 5, 1, 1, 1]), 3, 30, 0.7)
     rates = per_rank(curve)
-    for first in (0, 1, 4, 17, 29, 30):
+    for first, last in itertools.combinations((0, 1, 4, 17, 29, 30), 2):
         assert curve.tail(curve.rates, first) == pytest.approx(rates[first:].sum())
-        loads = curve.residue_loads(first, 4)
-        assert loads == pytest.approx([rates[:first][r::4].sum() for r in range(4)])
+        for residue in range(of):
+            wanted = [rates[r] for r in range(first, last) if r % of == residue]
+            found = curve.residue_sum(curve.rates, first, last, of, residue)
+            assert found == pytest.approx(sum(wanted))
+            ones = np.ones_like(curve.rates)
+            assert curve.residue_sum(ones, first, last, of, residue) == len(wanted)
+
+
+def test_a_cut_changes_no_rate():
+    curve = RateCurve.from_counts(np.array([9.0, 9, 5, 1, 1, 1]), 3, 30, 0.7)
+    for rank in (0, 1, 17, 30):
+        again = curve.cut(rank)
+        assert rank in again.edges
+        assert per_rank(again) == pytest.approx(per_rank(curve))
+
+
+def test_covering_is_the_fewest_ranks():
+    curve = RateCurve.from_counts(np.array([9.0, 9, 5, 1, 1, 1]), 3, 30, 0.7)
+    shares = np.cumsum(per_rank(curve)) / curve.lookups
+    for share in (0.01, 0.3, 0.5, 0.9, 0.97):
+        rank = curve.covering(share)
+        assert shares[rank - 1] >= share * (1 - 1e-12)
+        assert rank == 1 or shares[rank - 2] < share
 
 
 def test_distinct_rows_and_reads_by_simulation():

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from screc.errors import CheckError, ConfigError, PlanError, PlanErrorKind
+from screc.plan.catalogue import LATENCY_CYCLES
 from screc.plan.problem import DeviceClass, Problem, TableDemand
 from screc.plan.rates import RateCurve
 from screc.plan.rebuild import with_patterns
@@ -45,7 +46,11 @@ TRIALS = 6
 """Sets of pairs that are tried at most."""
 
 IDLE_TRIALS = 2
-"""Trials without a gain, in a row, that end the search: one may be of tables that are on chip."""
+"""Trials in a row that gain nothing more, after one that did, which end the search.
+
+Not before: slices get wider only when all tables of the least dimension are merged, and the
+smallest tables may be on chip.
+"""
 
 GAIN = 1e-3
 """Relative gain below which tables stay as they are."""
@@ -111,10 +116,12 @@ def _search(
     """Pairs of the best relaxed value, and the problem with them merged; None where none gains."""
     pairs: tuple[Pair, ...] = ()
     best: Problem | None = None
-    choices = _spread(choices_of(problem))
+    choices = spread(problem, choices_of(problem))
     if not choices:
         return pairs, best
     least = relaxed_value(problem, solver=solver, time_limit=left())
+    if problem.objective == "throughput" and least * (1 - GAIN) < computing_seconds(problem):
+        return pairs, best
     idle = 0
     for choice in choices:
         progress(f"{len(choice)} merged tables, relaxed")
@@ -127,17 +134,52 @@ def _search(
             least, pairs, best, idle = value, choice, tried, 0
             continue
         idle += 1
-        if idle == IDLE_TRIALS:
+        if best is not None and idle == IDLE_TRIALS:
             break
     return pairs, best
 
 
-def _spread(choices: Sequence[tuple[Pair, ...]]) -> list[tuple[Pair, ...]]:
-    """At most :data:`TRIALS` of the choices, the last one among them, fewest pairs first."""
-    if len(choices) <= TRIALS:
+def computing_seconds(problem: Problem) -> float:
+    """Time per sample that the compute cores' own work takes, with the most of them that fit."""
+    rate = 0.0
+    for each in problem.classes:
+        cycles = [
+            pattern.core.cycles(problem.compute_shape, pattern.core.rows, latency=LATENCY_CYCLES)
+            * math.ceil(math.ceil(problem.batch / pattern.core.rows) / pattern.compute)
+            for pattern in each.patterns
+            if pattern.core is not None
+        ]
+        if cycles:
+            rate += each.count * problem.batch * each.budget.clock_hz / min(cycles)
+    return 1 / rate
+
+
+def spread(problem: Problem, choices: Sequence[tuple[Pair, ...]]) -> list[tuple[Pair, ...]]:
+    """At most :data:`TRIALS` of the choices, in their order, the last one among them.
+
+    And the first one that has the widest slices, where these are wider than without.
+    """
+    many = len(choices)
+    if many <= TRIALS:
         return list(choices)
-    places = np.linspace(len(choices) / TRIALS, len(choices), TRIALS).round().astype(int) - 1
+    lanes = [_lanes(problem, pairs) for pairs in choices]
+    widest = lanes.index(max(lanes))
+    places = _evenly(many, TRIALS)
+    if lanes[widest] > DeviceParams.lanes(problem.shape) and widest not in places:
+        places = sorted([*_evenly(many, TRIALS - 1), widest])
     return [choices[place] for place in places]
+
+
+def _evenly(many: int, count: int) -> list[int]:
+    """``count`` of ``many`` places, the last one among them."""
+    return [round(many * (i + 1) / count) - 1 for i in range(count)]
+
+
+def _lanes(problem: Problem, pairs: Sequence[Pair]) -> int:
+    tables = {table.name: table for table in problem.shape.tables}
+    shapes = [merged_shape(tables.pop(a), tables.pop(b)) for a, b in pairs]
+    shape = dataclasses.replace(problem.shape, tables=(*tables.values(), *shapes))
+    return DeviceParams.lanes(shape)
 
 
 # --- what may be merged ---

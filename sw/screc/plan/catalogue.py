@@ -496,6 +496,8 @@ def enumerate_patterns(
         cores = dataclasses.replace(side, memory=m, tt=tt, pool_beats=pool)
         # with a little memory for rows, so that all that this takes is there
         bare = cores.at(catalogue, budget, depth)
+        if depth and excess(bare, budget) and pool == pools[0]:
+            bare = cores.at(catalogue, budget, 0)
         if excess(bare, budget):
             refused.append(bare)
         else:

@@ -26,7 +26,7 @@ COARSE = 48
 FINE, FINE_ALONE = 24, 6
 """Pieces that an interval around a split is cut into at a time, of many tables and of one."""
 
-REPLICATED = 64
+REPLICATED = 0
 """Tables that may be replicated at most: those with the most bytes of partials per byte of rows."""
 
 REPLICATED_SHARE = 0.02
@@ -67,6 +67,11 @@ class Group:
     distinct: Floats
     reads: Floats
     replicable: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all rows."""
+        return int(self.count.sum()) * self.row.stride
 
     def interval(self, first: int, last: int) -> Interval:
         """Sum pieces ``[first, last)``."""

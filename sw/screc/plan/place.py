@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.optimize import linprog
+from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
 from screc.errors import PlanError, PlanErrorKind
 from screc.plan import costs
@@ -29,8 +31,11 @@ Floats = NDArray[np.float64]
 LEVELS = 4
 """Cuts at most: the last parts are 1/65,536 of a table."""
 
-SMALL = 0.004
+SMALL = 0.02
 """Units that take no more than this share of a device are not cut."""
+
+WHOLE_LIMIT, WHOLE_GAP = 5.0, 1e-3
+"""Seconds and relative gap in which those are given to one device each."""
 
 WHOLE = 1e-6
 """A share this close to 1 is all of it."""
@@ -140,23 +145,36 @@ def _assign(
     """Give every unit to a device, and every device its share of the samples."""
     problem = rated.problem
     free = [(k, unit) for k, found in units.items() for unit in found]
-    for level in range(LEVELS + 1):
-        shares, samples, weights = _assignment_lp(rated, decision, devices, free, seconds)
-        again: list[tuple[int, Unit]] = []
-        for (k, unit), row, weight in zip(free, shares, weights, strict=True):
-            best = int(np.argmax(row))
-            final = level == LEVELS or not problem.split or unit_rows(unit) < STRIPES
-            # every table that is cut sends its bags twice: small ones go where most of them is
-            small = weight < SMALL
-            if row[best] > 1 - WHOLE or final or small:
-                devices[best].units.append(unit)
-            else:
-                again += [(k, part) for part in unit.parts()]
-        free = again
+    shares, samples, weights = _assignment(rated, decision, devices, free, seconds)
+    small = weights < (SMALL if problem.split else math.inf)
+    split = shares.max(axis=1) < 1 - WHOLE
+    free = _settle(devices, free, shares, ~split)
+    if (small & split).any():
+        # every table that is cut sends its bags twice, so small ones are not
+        whole = small[split]
+        shares, samples, _ = _assignment(rated, decision, devices, free, seconds, whole=whole)
+        free = _settle(devices, free, shares, (shares.max(axis=1) > 1 - WHOLE) | whole)
+    for level in range(LEVELS):
         if not free:
             break
+        free = [(k, part) for k, unit in free for part in unit.parts()]
+        shares, samples, _ = _assignment(rated, decision, devices, free, seconds)
+        tiny = np.array([level == LEVELS - 1 or unit_rows(u) < STRIPES for _, u in free])
+        free = _settle(devices, free, shares, (shares.max(axis=1) > 1 - WHOLE) | tiny)
     for device, share in zip(devices, samples, strict=True):
         device.samples = float(share)
+
+
+def _settle(
+    devices: Sequence[_Device],
+    free: Sequence[tuple[int, Unit]],
+    shares: Floats,
+    settled: NDArray[np.bool_],
+) -> list[tuple[int, Unit]]:
+    """Give settled units to the device that has most of them, and return the others."""
+    for (_, unit), row in zip(itertools.compress(free, settled), shares[settled], strict=True):
+        devices[int(np.argmax(row))].units.append(unit)
+    return list(itertools.compress(free, ~settled))
 
 
 def unit_rows(unit: Unit) -> int:
@@ -164,19 +182,21 @@ def unit_rows(unit: Unit) -> int:
     return sum(last - first for _, first, last in unit.segments) // unit.of
 
 
-def _assignment_lp(
+def _assignment(
     rated: UnitCosts,
     decision: Decision,
     devices: Sequence[_Device],
     free: Sequence[tuple[int, Unit]],
     seconds: float,
+    *,
+    whole: NDArray[np.bool_] | None = None,
 ) -> tuple[Floats, Floats, Floats]:
     """Shares of the free units by device, each device's share of the samples, and units' weights.
 
     A unit's weight is the largest share of any device's capacity that it takes.
 
     Least is the largest relative load of any device; rows must fit. A basic solution: few units
-    have several devices.
+    have several devices, and those that are ``whole`` have one.
     """
     problem = rated.problem
     names = (*TIMES, *BYTES)
@@ -247,18 +267,36 @@ def _assignment_lp(
     equal_rows = [u for u, _ in places] + [wide] * count
     equal_columns = list(range(len(places))) + [first_sample + d for d in range(count)]
     size = theta + 1
-    result = linprog(
-        np.eye(1, size, theta)[0],
-        A_ub=sparse.csr_matrix((values, (rows, columns)), (line, size)),
-        b_ub=limits,
-        A_eq=sparse.csr_matrix(
-            (np.ones(len(equal_rows)), (equal_rows, equal_columns)), (wide + 1, size)
-        ),
-        b_eq=np.ones(wide + 1),
-        bounds=[(0, 1)] * theta + [(0, None)],
-        method="highs-ds",
+    goal = np.eye(1, size, theta)[0]
+    above = sparse.csr_matrix((values, (rows, columns)), (line, size))
+    equal = sparse.csr_matrix(
+        (np.ones(len(equal_rows)), (equal_rows, equal_columns)), (wide + 1, size)
     )
-    if not result.success:
+    if whole is None:
+        result = linprog(
+            goal,
+            A_ub=above,
+            b_ub=limits,
+            A_eq=equal,
+            b_eq=np.ones(wide + 1),
+            bounds=[(0, 1)] * theta + [(0, None)],
+            method="highs-ds",
+        )
+    else:
+        integral = np.zeros(size)
+        for (u, _), i in index.items():
+            integral[i] = whole[u]
+        result = milp(
+            goal,
+            constraints=[
+                LinearConstraint(above, -np.inf, limits),
+                LinearConstraint(equal, 1, 1),
+            ],
+            bounds=Bounds(np.zeros(size), np.append(np.ones(theta), np.inf)),
+            integrality=integral,
+            options={"time_limit": WHOLE_LIMIT, "mip_rel_gap": WHOLE_GAP},
+        )
+    if result.x is None:
         raise PlanError(
             PlanErrorKind.DRAM, "rows that fit all devices together do not fit them one by one"
         )

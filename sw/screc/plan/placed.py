@@ -146,7 +146,7 @@ def _with_memory(rated: UnitCosts, given: Sequence[_Given], memory: int) -> Plan
 
 
 def _share(device: _Given, pattern: Pattern, side: costs.Loads, seconds: float) -> float:
-    """Largest share of the samples that a pattern can compute beside its rows; -1: too many rows."""
+    """Largest share of the samples that a pattern can compute beside its rows; -1: none fits."""
     if device.tables and not pattern.memory:
         return -1.0
     weights = {"dram_bytes": float(pattern.weight_bytes)}

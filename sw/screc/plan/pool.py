@@ -269,7 +269,7 @@ def add_variables(
     m.devices = pyo.Var(m.P, domain=count, bounds=lambda m, k, p: (0, problem.classes[k].count))
     m.computed = pyo.Var(m.P, bounds=(0, 1))
     m.share = pyo.Var(m.S, domain=pyo.Binary if borders else pyo.UnitInterval)
-    m.whole = pyo.Var(m.W, domain=yes)
+    m.whole = pyo.Var(m.W, domain=pyo.UnitInterval if pooled.optimistic else yes)
     m.tt = pyo.Var(m.C, domain=yes)
     m.staging = pyo.Var(m.K, domain=yes)
     m.ring = pyo.Var(m.K, domain=pyo.NonNegativeReals)
@@ -336,7 +336,6 @@ def add_computed(m: pyo.ConcreteModel, pooled: Pooled) -> None:
 
 def add_sample_time(m: pyo.ConcreteModel, pooled: Pooled) -> None:
     """computed[k, p] <= T × samples per second of p × devices[k, p]."""
-    classes = pooled.problem.classes
 
     def rule(m: pyo.ConcreteModel, k: int, p: int) -> object:
         rate = pooled.sample_rate(k, p)

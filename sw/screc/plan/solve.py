@@ -7,14 +7,14 @@ import itertools
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pyomo.environ as pyo
 
 from screc.errors import CheckError, PlanError, PlanErrorKind
 from screc.plan import pool
-from screc.plan.catalogue import uneven_beats
+from screc.plan.catalogue import Pattern, uneven_beats
 from screc.plan.check import Checked, Rule, measure
 from screc.plan.groups import Group, Interval, Ints, make_groups
 from screc.plan.place import Decision, place
@@ -49,6 +49,13 @@ FASTER = 0.7
 
 EXACT = 1e-8
 """Relative tolerance of :func:`least_value`."""
+
+STEP_LIMIT = 6.0
+"""Seconds that one solve may take: undecided, a time counts as too short for a plan, and not as
+proven so for the bound."""
+
+ENERGY_GAP, ANY_GAP = 1e-2, 1e9
+"""Relative gaps: of the least energy at a time per sample, and of any solution."""
 
 SPLIT = 1e-6
 """Shares this close to 0 or 1 are no split."""
@@ -274,10 +281,11 @@ class _Search:
         self.progress("whole devices")
         upper = relaxed
         plan: Plan | None = None
-        for _ in range(ROUNDS):
+        for number in range(ROUNDS):
             model = self._model()
-            upper = self._least_time(model, lower=relaxed, guess=upper, tolerance=MIP_TOLERANCE)
-            if self._refine(model):
+            tolerance = MIP_TOLERANCE if number else 4 * MIP_TOLERANCE
+            upper = self._least_time(model, lower=relaxed, guess=upper, tolerance=tolerance)
+            if self._refine(model) and number:
                 break
         self.progress("placing")
         for slack in SLACKS[:5]:
@@ -295,7 +303,7 @@ class _Search:
         if plan is None:
             raise self._unplaced()
         self.progress("bound")
-        bound = self._bound(plan.value, relaxed)
+        bound = self._bound(min(upper, plan.value))
         return plan.model_copy(update={"bound": bound, "gap": (plan.value - bound) / bound})
 
     def _relaxed(self) -> float:
@@ -318,7 +326,7 @@ class _Search:
         if problem.objective == "throughput":
             return self._relaxed() if self._possible() else math.inf
         assert problem.rate is not None  # Problem's contract for these objectives
-        for _ in range(ROUNDS):
+        for _ in range(RELAXED_ROUNDS):
             model = self._model(integral=False)
             if not self._solve(model, 1 / problem.rate, problem.objective):
                 return math.inf
@@ -351,7 +359,7 @@ class _Search:
         """
         high = guess or _first_guess(self.problem)
         step = 4 * tolerance if guess else 1.0
-        while not self._solve(model, high, "energy"):
+        while not self._found(model, high):
             lower, high = high, high * (1 + step)
             step = min(2 * step, 3.0)
             if high > LONGEST:
@@ -363,40 +371,36 @@ class _Search:
             probe = high / (1 + step)
             if probe <= lower:
                 break
-            if self._solve(model, probe, "energy"):
+            if self._found(model, probe):
                 high, step = probe, min(3 * step, 1.0)
             else:
                 lower = probe
                 break
         while high > lower * (1 + tolerance):
             middle = math.sqrt(high * lower)
-            if self._solve(model, middle, "energy"):
+            if self._found(model, middle):
                 high = middle
             else:
                 lower = middle
-        self._solve(model, high, "energy")
+        self._found(model, high)
         return high
 
-    def _bound(self, value: float, relaxed: float) -> float:
-        """Largest time per sample that is proven too short, from ``value`` downwards."""
+    def _bound(self, upper: float) -> float:
+        """Largest time per sample that is proven too short, from ``upper`` downwards."""
         model = self._model(optimistic=True)
-        step, tried = MIP_TOLERANCE, value
-        low = 0.0
-        while True:
-            probe = value / (1 + step)
-            if not self._feasible(model, probe):
+        step, tried, low = MIP_TOLERANCE, upper, 0.0
+        while step < 64:
+            probe = upper / (1 + step)
+            if self._refuted(model, probe):
                 low = probe
                 break
-            tried = probe
-            step *= 2
-            if step > 64:
-                return low
-        while tried > low * (1 + MIP_TOLERANCE):
+            tried, step = probe, 2 * step
+        while low and tried > low * (1 + MIP_TOLERANCE):
             middle = math.sqrt(tried * low)
-            if self._feasible(model, middle):
-                tried = middle
-            else:
+            if self._refuted(model, middle):
                 low = middle
+            else:
+                tried = middle
         return low
 
     # --- energy and devices, at a rate ---
@@ -519,27 +523,62 @@ class _Search:
         if integral and not optimistic:
             for key, value in self.whole.items():
                 model.m.whole[key].fix(value)
+            for (k, p), pattern in self._patterns():
+                if any(pattern.capacity[f"{s}_bytes"] < size for s, size in self._copies().items()):
+                    model.m.devices[k, p].fix(0)
         return model
 
+    def _patterns(self) -> Iterator[tuple[tuple[int, int], Pattern]]:
+        """Every pattern with its class and number."""
+        for k, klass in enumerate(self.problem.classes):
+            for p, pattern in enumerate(klass.patterns):
+                yield (k, p), pattern
+
+    def _copies(self) -> dict[str, float]:
+        """Bytes of replicated tables that every device holds, by tier; only of tiers with some."""
+        found: dict[str, float] = defaultdict(float)
+        for (g, s), chosen in self.whole.items():
+            if chosen:
+                found[s] += self.groups[g].bytes
+        return found
+
     def _fix_whole(self, model: _Model) -> None:
-        """Take which tables are replicated from a relaxed solution: few of them are so in part."""
-        shares = {key: model.m.whole[key].value or 0.0 for key in model.m.W}
+        """Take which tables are replicated from a relaxed solution: few of them are so in part.
+
+        On chip are as many as every pattern in that solution has room for, in half of what it has.
+        """
+        m = model.m
+        shares = {key: m.whole[key].value or 0.0 for key in m.W}
+        used = [p for key, p in self._patterns() if (m.devices[key].value or 0.0) > SPLIT]
+        room = min((p.capacity["onchip_bytes"] for p in used), default=0.0) / 2
         for g in {g for g, _ in shares}:
             own = {s: v for (group, s), v in shares.items() if group == g}
-            best = max(own, key=lambda tier: own[tier])
-            asked = self.groups[g].alike.replicate
-            chosen = sum(own.values()) > 0.5 or asked
+            best: Tier = max(own, key=lambda tier: own[tier])
+            chosen = sum(own.values()) > 0.5 or bool(self.groups[g].alike.replicate)
+            if chosen and best == "onchip":
+                if self.groups[g].bytes <= room:
+                    room -= self.groups[g].bytes
+                elif "dram" in own:
+                    best = "dram"
             for tier in own:
-                self.whole[g, tier] = int(bool(chosen) and tier == best)
+                self.whole[g, tier] = int(chosen and tier == best)
 
     def _solve(self, model: _Model, seconds: float, objective: str) -> bool:
-        """Whether there is a solution at ``seconds`` per sample; it is in the model then."""
+        """Whether a solution at ``seconds`` per sample is found; it is in the model then."""
         model.aim(seconds, objective)
-        return self.solver.solve(model.m, gap=1e-2 if objective == "energy" else 1e-6).feasible
+        gap = ENERGY_GAP if objective == "energy" else 1e-6
+        return self.solver.solve(model.m, gap=gap, limit=STEP_LIMIT).feasible
 
-    def _feasible(self, model: _Model, seconds: float) -> bool:
+    def _found(self, model: _Model, seconds: float) -> bool:
+        """Whether any solution is found; it is in the model then."""
         model.aim(seconds, "energy")
-        return self.solver.solve(model.m, gap=1e9).feasible
+        return self.solver.solve(model.m, gap=ANY_GAP, limit=STEP_LIMIT).feasible
+
+    def _refuted(self, model: _Model, seconds: float) -> bool:
+        """Whether it is proven that there is no solution."""
+        model.aim(seconds, "energy")
+        outcome = self.solver.solve(model.m, gap=ANY_GAP, limit=STEP_LIMIT)
+        return outcome.decided and not outcome.feasible
 
     def _refine(self, model: _Model) -> bool:
         """Cut intervals around splits; True if all were fine enough already."""
