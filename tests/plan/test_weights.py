@@ -50,7 +50,8 @@ def test_a_wish_that_cannot_be_kept_names_what_is_scarce():
 def test_fewer_sub_batches_are_under_way_only_where_more_do_not_fit():
     """Capacities are means; what evens out bags of unlike length is no worse in any of them."""
     pins = dataclasses.replace(SMALL_PINS, slots=None)
-    catalogue = Catalogue(FITS, FITS, 16)
+    shape = shape_of([100], top=(256, 256, 1))
+    catalogue = Catalogue(shape, shape, 64)
 
     def slots(**figures):
         budget = budget_of(**figures)
