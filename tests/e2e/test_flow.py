@@ -363,33 +363,33 @@ def test_criteo_is_bit_exact(tmp_path, overrides):
     assert 0 < summary["auc_device"] < 1
 
 
+RUNS = [
+    (True, ()),
+    pytest.param(False, (), marks=pytest.mark.slow),
+    pytest.param(
+        True, ("simulate.simulator=icarus", "simulate.samples=16"), marks=pytest.mark.slow
+    ),
+]
+"""Whether tables are read from DRAM (by default they fit on chip), and other settings."""
+
+
 @pytest.mark.cosim
 @pytest.mark.data
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        (),
-        ICARUS,
-    ],
-    ids=["verilator", "icarus"],
-)
-def test_gowalla_is_bit_exact(tmp_path, overrides):
+@pytest.mark.parametrize(("in_dram", "overrides"), RUNS, ids=["dram", "onchip", "icarus"])
+def test_gowalla_is_bit_exact(tmp_path, in_dram, overrides):
     data = shared_data("gowalla_bags") / "gowalla_bags.npz"
-    check_real(real(tmp_path, "gowalla.toml", data, *overrides), 16 if overrides else 256)
+    wishes = ('plan.table.0={name="place", pin="dram"}',) if in_dram else ()
+    summary = real(tmp_path, "gowalla.toml", data, *wishes, *overrides)
+    check_real(summary, 16 if overrides else 256)
 
 
 @pytest.mark.cosim
 @pytest.mark.data
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        (),
-        ICARUS,
-    ],
-    ids=["verilator", "icarus"],
-)
-def test_movielens_is_bit_exact(tmp_path, overrides):
+@pytest.mark.parametrize(("in_dram", "overrides"), RUNS, ids=["dram", "onchip", "icarus"])
+def test_movielens_is_bit_exact(tmp_path, in_dram, overrides):
     data = shared_data("movielens_small") / "ratings.csv"
-    summary = real(tmp_path, "movielens.toml", data, *overrides)
+    names = ("user", "movie") if in_dram else ()
+    wishes = (f'plan.table.{i}={{name="{name}", pin="dram"}}' for i, name in enumerate(names))
+    summary = real(tmp_path, "movielens.toml", data, *wishes, *overrides)
     check_real(summary, 16 if overrides else 256)
     assert abs(summary["auc_float"] - summary["auc_device"]) < 0.05

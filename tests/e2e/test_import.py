@@ -116,6 +116,7 @@ def test_an_imported_model_compiles_to_the_rows_of_the_checkpoint(tmp_path, caps
         '[model]\nfile = "in/model.toml"\nweights = "in/weights.safetensors"\n'
         "[log]\nsamples = 400\n"
         "[plan.cores]\nrows = 8\ncolumns = 8\nmemory = 1\ncompute = 1\n"
+        + "".join(f'[[plan.table]]\nname = "emb_{i}"\npin = "dram"\n' for i in range(3))
     )
     out = tmp_path / "out"
     code, _, err = invoke(capsys, "compile", tmp_path / "config.toml", "-o", out, "-q")

@@ -100,16 +100,14 @@ def test_two_devices_are_planned(problem):
 
 
 def test_devices_of_two_kinds_are_planned(problem):
-    made = problem("device.1.kind=u50", "device.1.count=2", "plan.cores={}")
-    assert [(each.budget.kind, each.count) for each in made.classes] == [
-        ("smartssd", 1),
-        ("u50", 2),
-    ]
+    made = problem("device.1.kind=u50", "plan.cores.memory=2")
+    assert [each.budget.kind for each in made.classes] == ["smartssd", "u50"]
+    assert [each.count for each in made.classes] == [1, 1]
     plan = solve(made)
     assert {device.kind for device in plan.devices} <= {"smartssd", "u50"}
     assert check(plan, made).value == plan.value
-    assert 0 <= plan.gap <= made.gap
-    alone = solve(problem("device.0.kind=u50", "plan.cores={}"))
+    assert 0 <= plan.gap <= 0.05  # a few hot ranks are uneven parts
+    alone = solve(problem("device.0.kind=u50", "plan.cores.memory=2"))
     assert plan.value <= alone.value * (1 + made.gap)
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from screc.errors import PlanError
-from screc.plan.catalogue import Catalogue, enumerate_patterns
+from screc.plan.catalogue import SLOTS, Catalogue, enumerate_patterns
 from tests.plan.support import SMALL_PINS, budget_of, shape_of
 
 FITS = shape_of([100])
@@ -45,3 +45,22 @@ def test_a_wish_is_kept(weights):
 def test_a_wish_that_cannot_be_kept_names_what_is_scarce():
     with pytest.raises(PlanError, match="uram"):
         patterns(LARGE, "onchip")
+
+
+def test_fewer_sub_batches_are_under_way_only_where_more_do_not_fit():
+    """Capacities are means; what evens out bags of unlike length is no worse in any of them."""
+    pins = dataclasses.replace(SMALL_PINS, slots=None)
+    shape = shape_of([100], top=(256, 256, 1))
+    catalogue = Catalogue(shape, shape, 64)
+
+    def slots(**figures):
+        budget = budget_of(**figures)
+        found = enumerate_patterns(catalogue, budget, pins, alone=True, onchip_beats=0)
+        return {pattern.core.slots for pattern in found}
+
+    assert slots() == {max(SLOTS)}
+    few, many = (
+        catalogue.make(budget_of(), memory=1, compute=1, slots=n).used["lut"] for n in SLOTS
+    )
+    share = budget_of(lut=1000).limits["lut"] / 1000
+    assert slots(lut=round((few + many) / 2 / share)) == {min(SLOTS)}

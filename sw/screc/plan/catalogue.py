@@ -428,6 +428,8 @@ def frontier(patterns: Sequence[Pattern], *, used: bool = False) -> list[int]:
                 -p.weight_bytes,
                 -p.latency if p.compute else 0.0,
                 *_tt_words(p.tt),
+                # more sub-batches under way even out bags of unlike length, which no mean shows
+                p.core.slots if p.core else 0,
                 *([-p.used[name] for name in RESOURCES] if used else ()),
             ]
             for p in patterns
