@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 
 from screc.devices import DeviceConfig, resolve_device
-from screc.errors import PlanError, PlanErrorKind
+from screc.errors import PlanError
 from screc.plan.budget import Budget
-from screc.plan.catalogue import Pins
+from screc.plan.catalogue import Catalogue, Pins, enumerate_patterns
 from screc.plan.explain import _Explainer, explain, with_needs
 from screc.plan.problem import DeviceClass, Problem, TableDemand
 from screc.plan.rates import RateCurve
-from screc.plan.rebuild import rebuild, with_patterns
+from screc.plan.rebuild import with_patterns
 from screc.plan.solve import solve
+from screc_hw.device.params import max_memory
 from screc_hw.model import FeatureShape, ModelShape, TableShape
 
 LOWERED = 0.98
@@ -45,9 +46,7 @@ def zipf(rows, lookups, exponent, pieces=24):
 
 def problem(rows, *, devices=1, pins=None, wide=64, exponent=0.9, lookups=8.0, demand=None, **more):
     """Tables of ``rows`` rows on SmartSSDs with a pattern or two; ``more`` figures and limits."""
-    figures = {
-        name: more.pop(name) for name in list(more) if name in DeviceConfig.model_fields
-    }
+    figures = {name: more.pop(name) for name in list(more) if name in DeviceConfig.model_fields}
     model = shape(len(rows), wide=wide)
     tables = [
         TableDemand(
@@ -72,8 +71,8 @@ def holds(asked, **changes):
 
 
 def assert_tight(asked):
-    """The amounts suffice together; with any of them lowered there is no plan. Returns the error."""
-    error = explain(asked)
+    """The amounts suffice together, and with any of them lowered there is no plan."""
+    error = explain(asked, alternatives=False)
     assert error.needs, error
     assert not holds(asked), error
     assert holds(with_needs(asked, error.needs)), error
@@ -151,9 +150,7 @@ def slow_link(rng):
 
 
 def slow_compute(rng):
-    return at_rate(
-        rng, rng.uniform(1.2, 2.0), dram_gib=16.0, wide=512, lookups=2.0, ssd_kiops=None
-    )
+    return at_rate(rng, rng.uniform(1.2, 2.0), dram_gib=16.0, wide=512, lookups=2.0, ssd_kiops=None)
 
 
 def slow_batch(rng):
@@ -278,3 +275,128 @@ def test_named_amounts_are_enough_and_needed(number):
 @pytest.mark.parametrize("number", range(14, 200))
 def test_named_amounts_are_enough_and_needed_at_length(number):
     check_case(number)
+
+
+# --- what an error says ---
+
+
+def test_error_lists_amounts_options_and_other_remedies():
+    asked = problem([40_000_000], dram_gib=1.0)
+    error = explain(asked)
+    (need,) = error.needs
+    assert (error.kind, need.resource, need.field) == (PlanErrorKind.DRAM, "smartssd", "dram_gib")
+    rows = 40_000_000 * 64 / 2**30
+    assert rows < need.need < rows * 1.02
+    text = str(error)
+    assert f"dram_gib of smartssd: have 1, need {need.need:.5g}" in text
+    assert f"--set device.0.dram_gib={need.need:.10g}" in text
+    assert "u50, u55c" in text
+    assert f"rows in int4 take {rows / 2:.3g} GiB less" in text
+    assert "rows on its SSD: set device.0.ssd_kiops" in text
+    assert "or 3 smartssd: --set device.0.count=3" in text
+
+
+def test_alternatives_do_what_they_say():
+    asked = problem(
+        [4_000_000, 4_000_000],
+        dram_gib=0.2,
+        ssd_kiops=20.0,
+        objective="energy",
+        rate=100_000.0,
+    )
+    options = dict(
+        word.split("=")
+        for hint in explain(asked).hints
+        if hint.startswith("or")
+        for word in hint.split()
+        if word.startswith(("plan.", "device."))
+    )
+    rate = float(options["plan.rate"])
+    assert holds(asked, rate=rate)
+    assert not holds(asked, rate=rate * 1.02)
+    count = int(options["device.0.count"])
+    assert holds(rebuild(asked, 0, count=count))
+    assert not holds(rebuild(asked, 0, count=count - 1))
+
+
+def test_error_without_a_tier_names_the_ssd():
+    error = explain(problem([100_000], demand={"dram": False}), alternatives=False)
+    assert error.kind is PlanErrorKind.SSD
+    assert fields(error) == {"ssd_kiops"}
+    assert error.needs[0].have is None
+
+
+def test_solve_raises_what_explain_says_and_then_finds_a_plan():
+    asked = problem([4_000_000], dram_gib=0.2, ssd_kiops=2.0, objective="energy", rate=20_000.0)
+    with pytest.raises(PlanError) as caught:
+        solve(asked)
+    needs = caught.value.needs
+    assert needs
+    assert solve(with_needs(asked, needs)).seconds <= 1 / 20_000 * (1 + 1e-9)
+    lowered = [dataclasses.replace(need, need=need.need * LOWERED) for need in needs]
+    with pytest.raises(PlanError):
+        solve(with_needs(asked, lowered))
+
+
+def test_elastic_optimum_is_the_least_weighted_sum():
+    """DRAM alone, or an SSD that is fast enough: the cheaper one by a search over both."""
+    asked = problem(
+        [3_000_000, 3_000_000],
+        dram_gib=0.25,
+        ssd_kiops=30.0,
+        objective="energy",
+        rate=20_000.0,
+    )
+    error = explain(asked, alternatives=False)
+    named = {need.field: need.need for need in error.needs}
+    have = {"dram_gib": 0.25, "ssd_kiops": 30.0}
+    cost = sum(need / have[field] - 1 for field, need in named.items())
+    least = min(
+        dram / 0.25 - 1 + kiops / 30.0 - 1
+        for dram in np.geomspace(0.25, 0.5, 12)
+        for kiops in np.geomspace(30.0, 120.0, 12)
+        if holds(rebuild(asked, 0, dram_gib=float(dram), ssd_kiops=float(kiops)))
+    )
+    assert fields(error) <= {"dram_gib", "ssd_kiops"}
+    assert cost <= least + 0.02
+
+
+# --- problems with other figures ---
+
+
+def test_rebuild_with_the_same_figures_is_the_same():
+    asked = problem([1_000_000], demand={"onchip": True}, pins=Pins(rows=16, columns=16))
+    for same in ({}, {"clock_mhz": 250.0}, {"dsp": 1341}, {"channels": 1}):
+        assert rebuild(asked, 0, **same).classes == asked.classes
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"clock_mhz": 300.0},
+        {"dram_gib": 7.5, "ssd_kiops": 50.0},
+        {"pcie_gbs": 1.0, "stream_gbs": 5.0},
+    ],
+)
+def test_rebuilt_patterns_are_those_of_the_catalogue(figures):
+    asked = problem([1_000_000], demand={"onchip": True}, pins=Pins(rows=16, columns=16))
+    quick = rebuild(asked, 0, **figures)
+    full = dataclasses.replace(quick, classes=(with_patterns(quick, 0),))
+    assert quick.classes == full.classes
+    spec = resolve_device(DeviceConfig(kind="smartssd", **figures))
+    fresh = enumerate_patterns(
+        Catalogue(asked.shape, asked.compute_shape, asked.batch),
+        Budget(spec),
+        asked.classes[0].pins,
+        alone=True,
+        onchip_beats=1_000_000 + 32 * max_memory(),
+    )
+    assert quick.classes[0].patterns == fresh
+
+
+def test_a_second_device_frees_each_from_having_all_cores():
+    asked = problem([1_000_000], pins=Pins(rows=16, columns=16))
+    assert all(p.memory and p.compute for p in asked.classes[0].patterns)
+    two = rebuild(asked, 0, count=2)
+    assert two.devices == 2
+    assert any(not p.compute for p in two.classes[0].patterns)
