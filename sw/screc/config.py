@@ -205,7 +205,7 @@ class PlanTable(Record):
     name: str
     """Name of the table."""
     tiers: tuple[Tier, ...] | None = None
-    """Tiers that its rows may be in; absent: ``dram`` and ``ssd``."""
+    """Tiers that its rows may be in; absent: ``onchip``, ``dram`` and ``ssd``."""
     pin: Tier | None = None
     """The tier that all its rows are in."""
     onchip_rows: int | None = Field(default=None, ge=0)
@@ -216,7 +216,7 @@ class PlanTable(Record):
     """Hottest rows that are in tensor-train form where not on chip; absent: all, or with ``dram``
     or ``ssd`` among the tiers those that get 90 % of the accesses."""
     replicate: bool = False
-    """Whether every memory core holds a copy of its DRAM rows."""
+    """Whether every memory core holds a copy of its rows, on chip or in DRAM."""
 
 
 def _is_power_of_two(value: int) -> bool:
@@ -238,7 +238,8 @@ class CoresConfig(Record):
     """Where compute cores have the MLPs' weights: all on chip, or read from memory as they are
     needed; absent: on chip where they fit."""
     tt_lanes: int | None = Field(default=None, ge=1, le=16)
-    """Tensor-train lanes of each memory core, where tables are in that form; absent: 1."""
+    """Tensor-train lanes of each memory core, where tables are in that form; absent: as is
+    best."""
     prefixes: int | None = Field(default=None, ge=0, le=1 << 16)
     """First products that those lanes keep, of all tables together; absent: 512."""
 
@@ -279,7 +280,7 @@ class PlanConfig(Record):
     intervals: int = Field(default=50, ge=1, le=1000)
     """Intervals of a table's coverage curve."""
     split: bool = True
-    """Whether a table may be split over memory cores."""
+    """Whether a table may be split over devices."""
     max_auc_loss: float | None = Field(default=None, ge=0)
     """AUC that approximated rows may cost."""
     max_row_error: float | None = Field(default=None, ge=0)

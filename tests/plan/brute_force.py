@@ -23,10 +23,10 @@ from screc_hw.tt.shape import TtShape
 from tests.plan.support import budget_of, shape_of
 
 TIERS = ("onchip", "tt", "dram", "ssd")
-TIMES = ("lookups", "port", "lane", "flight", "fast", "pool", "tt", "dram", "iops", "p2p")
-TIMES = (*TIMES, "link_in", "link_out")
+CORES = ("lookups", "port", "lane", "flight", "fast", "pool", "tt")
+TIMES = (*CORES, "dram", "iops", "p2p", "link_in", "link_out")
 SIZES = ("onchip_bytes", "dram_bytes", "ssd_bytes", "ring", "staged")
-# copies: bytes of each memory core; tt: words of the three TT cores
+# bytes of copies on each device; words of the three TT cores of a table that is in TT form
 MORE = ("onchip_copy", "dram_copy", "words0", "words1", "words2", "loss", "tt_rows")
 NAMES = (*TIMES, *SIZES, *MORE)
 AT = {name: i for i, name in enumerate(NAMES)}
@@ -98,7 +98,7 @@ def _random_table(rng, table, lookups, most, *, copies):
     pieces = int(rng.integers(1, min(rows, 12) + 1))
     edges = np.unique([0, rows, *rng.integers(1, rows, pieces)])
     rates = np.sort(rng.uniform(0, 1, len(edges) - 1) ** rng.uniform(1, 6))[::-1] + 1e-3
-    rates *= lookups / (rates @ np.diff(edges))
+    curve = RateCurve(edges.astype(np.int64), rates * lookups / (rates @ np.diff(edges)))
     few = min(len(edges) - 2, int(rng.integers(0, most)))
     cuts = np.unique([0, rows, *rng.choice(edges[1:-1], few, replace=False)])
     more = {}
@@ -127,10 +127,8 @@ def _random_table(rng, table, lookups, most, *, copies):
         more["tt"] = TtOption(last=last, shape=shape, pins=pins, loss=float(rng.uniform(0, 1)))
         more["tt_only"] = bool(rng.random() < 0.2)
         pinned = min(pins * shape.p[2], last)
-        edges, cuts = np.union1d(edges, [pinned]), np.union1d(cuts, [pinned])
-        rates = rates[np.searchsorted(np.unique(edges[edges != pinned]), edges[:-1], "right") - 1] \
-            if len(rates) != len(edges) - 1 else rates
-    curve = RateCurve(edges.astype(np.int64), rates)
+        curve = curve.cut(pinned)
+        cuts = np.union1d(cuts, [pinned])
     bags = float(rng.uniform(0.1, 1))
     return TableDemand(shape=table, rates=curve, bags=bags, **more), cuts.astype(np.int64)
 
@@ -186,19 +184,24 @@ def _random_class(rng, catalogue, size, tt, *, count, number, copies):
 # --- costs, from docs/planner.md ---
 
 
+def lanes_of(shape):
+    """Components that a memory core pools per cycle."""
+    common = math.gcd(*(t.dim for t in shape.tables))
+    nibbles = all(t.format.startswith("int4") for t in shape.tables)
+    return 128 if nibbles and common % 128 == 0 else math.gcd(common, 64)
+
+
 def row_sizes(shape, table):
-    """Beats, lane cycles, slices, stride of a row."""
-    lanes = math.gcd(*(t.dim for t in shape.tables), 64)
-    if all(t.format.startswith("int4") for t in shape.tables) and lanes == 64:
-        lanes = 128 if math.gcd(*(t.dim for t in shape.tables)) % 128 == 0 else 64
-    rowwise = any(t.format.endswith("r") for t in shape.tables)
+    """Beats, lane cycles, slices and stride of a row.
+
+    A lane takes a slice per cycle, and a beat that holds no codes in a cycle of its own.
+    """
     codes = table.dim // 2 if table.format.startswith("int4") else table.dim
     size = codes + (4 if table.format.endswith("r") else 0)
     beats = -(-size // 64)
     stride = 64 * beats if size > 64 else 1 << (size - 1).bit_length()
-    slices = table.dim // lanes
-    del rowwise
-    return beats, slices, stride, codes
+    slices = table.dim // lanes_of(shape)
+    return beats, slices + beats - -(-codes // 64), slices, stride
 
 
 class Costs:
@@ -253,7 +256,7 @@ class Costs:
         problem, spec = self.problem, self.spec
         demand = problem.tables[number]
         table = demand.shape
-        beats, slices, stride, codes = row_sizes(problem.shape, table)
+        beats, cycles, slices, stride = row_sizes(problem.shape, table)
         rates = np.repeat(demand.rates.rates, np.diff(demand.rates.edges))[first:last]
         lam = rates.sum()
         size = 64 * beats
@@ -265,8 +268,6 @@ class Costs:
 
         add(lookups=lam, pool=lam * slices, link_in=8 * lam, port=lam / 8, dram=8 * lam / self.stream)
         joules = 8 * lam * 8 * (spec.dram_pj_bit + spec.link_pj_bit)
-        # a lane takes a slice a cycle; bytes of halves where lanes are wider than a beat's codes
-        cycles = self._cycles(table, beats, slices, codes)
         if tier == "onchip":
             add(fast=lam * max(cycles, beats), onchip_bytes=len(rates) * stride)
             joules += lam * beats * spec.onchip_pj_beat
@@ -274,7 +275,7 @@ class Costs:
             option = demand.tt
             pinned = first < option.pins * option.shape.p[2]
             add(fast=lam * slices, tt_rows=len(rates))
-            add(tt=min(p.tt.cycles(option.shape, lam, float(pinned)) for p in self._with_tt()))
+            add(tt=min(p.tt.cycles(option.shape, lam, float(pinned)) for p in self.with_tt()))
             q, r = option.shape.q, option.shape.ranks
             macs = q[0] * q[1] * q[2] * r[1] + (0 if pinned else q[0] * q[1] * r[0] * r[1])
             joules += lam * macs * spec.mac_pj
@@ -301,22 +302,12 @@ class Costs:
             joules += size * distinct * 8 * spec.dram_pj_bit
         return out, joules * 1e-12
 
-    def _cycles(self, table, beats, slices, codes):
-        """Cycles of a row in a lane: slices, in halves where 64 lanes hold 4-bit codes of 128."""
-        wide = 2 if not table.format.startswith("int4") and self._lanes() > 64 else 1
-        return slices * wide + beats - -(-codes // 64)
-
-    def _lanes(self):
-        dims = math.gcd(*(t.dim for t in self.problem.shape.tables))
-        every = all(t.format.startswith("int4") for t in self.problem.shape.tables)
-        return 128 if every and dims % 128 == 0 else math.gcd(dims, 64)
-
     def _random(self, size):
         spec = self.spec
         known = {n: getattr(spec, f"random_{n}_gbs") for n in (64, 128, 256, 512)}
         return float(np.interp(size, list(known), list(known.values()))) * 1e9
 
-    def _with_tt(self):
+    def with_tt(self):
         return [p for p in self.klass.patterns if p.tt is not None]
 
     def partial(self, number):
@@ -355,7 +346,7 @@ class Options:
         )
 
 
-def options(case, costs, number, *, exchange):
+def options(case, costs, number, *, exchange, split):
     """All that may be decided for a table."""
     problem = case.problem
     demand, cuts = problem.tables[number], case.ranks[number].tolist()
@@ -375,8 +366,10 @@ def options(case, costs, number, *, exchange):
         }
         for chosen in itertools.product(*places):
             tiers = [TIERS.index(s) for _, s in chosen]
-            if len(costs) == 1 and tiers != sorted(tiers):
-                continue  # a hotter interval is not in a slower tier
+            if (len(costs) == 1 or not exchange or not split) and tiers != sorted(tiers):
+                continue  # of one class, a hotter interval is not in a slower tier
+            if not split and len({k for k, _ in chosen}) > 1:
+                continue
             loads, joules = np.zeros(shape), 0.0
             size, in_joules = 0.0, np.zeros(len(costs))
             for j, (k, s) in enumerate(chosen):
@@ -393,7 +386,7 @@ def options(case, costs, number, *, exchange):
                     joules += bags * each
             for k, c in enumerate(costs):
                 if loads[k, AT["tt_rows"]]:
-                    built = [p.tt.core_words(demand.tt.shape) for p in c._with_tt()]
+                    built = [p.tt.core_words(demand.tt.shape) for p in c.with_tt()]
                     for n in range(3):
                         loads[k, AT[f"words{n}"]] = min(words[n] for words in built)
                     loads[k, AT["loss"]] = demand.tt.loss
@@ -422,7 +415,7 @@ def _may(demand, costs, first, tier):
         room = any(p.memory and p.gather.onchip_beats for p in patterns)
         return demand.onchip and within and room
     if tier == "tt":
-        return demand.tt is not None and first < demand.tt.last and bool(costs._with_tt())
+        return demand.tt is not None and first < demand.tt.last and bool(costs.with_tt())
     forced = demand.tt is not None and demand.tt_only and first < demand.tt.last
     if tier == "ssd":
         return demand.ssd and costs.has_ssd and not forced
@@ -450,11 +443,14 @@ def device_sets(problem):
             yield {key: used.count(key) for key in used}
 
 
-def optimum(case, objective="throughput", rate=None):
-    """Least seconds, joules or devices; inf where there is nothing to choose."""
+def optimum(case, objective="throughput", rate=None, *, split=True):
+    """Least seconds, joules or devices; inf where there is nothing to choose.
+
+    Without ``split`` each table is in one class.
+    """
     problem = case.problem
     costs = [Costs(problem, k) for k in range(len(problem.classes))]
-    several, alone = (_every(case, costs, exchange=exchange) for exchange in (True, False))
+    several, alone = (_every(case, costs, exchange=e, split=split) for e in (True, False))
     best = math.inf
     for counts in device_sets(problem):
         every = several if sum(counts.values()) > 1 else alone
@@ -468,11 +464,11 @@ def optimum(case, objective="throughput", rate=None):
     return best
 
 
-def _every(case, costs, *, exchange):
+def _every(case, costs, *, exchange, split):
     """All that may be decided for all tables."""
     every = None
     for number in range(len(case.problem.tables)):
-        mine = options(case, costs, number, exchange=exchange)
+        mine = options(case, costs, number, exchange=exchange, split=split)
         if mine is None:
             return None
         every = mine if every is None else every.times(mine)

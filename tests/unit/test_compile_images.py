@@ -8,7 +8,15 @@ import pytest
 from screc.compile.images import pack_codes, stored_rows
 from screc.compile.layout import Layout, make_layout, striped_rows
 from screc.errors import ConfigError
-from screc.plan.schema import CoreCounts, CoreShapes, DevicePlan, Range, TablePlan, table_ranges
+from screc.plan.schema import (
+    CoreCounts,
+    CoreShapes,
+    DevicePlan,
+    Range,
+    Stripe,
+    TablePlan,
+    table_ranges,
+)
 from screc_hw.numerics import sigmoid_table
 from screc_hw.params import DeviceParams
 from screc_sim.golden.quant import QuantTable
@@ -298,8 +306,8 @@ def test_rows_in_tt_form_have_no_copies():
         Range(tier="tt", first=8, last=20, tt=part.form, replicated=True)
     with pytest.raises(ValueError, match='must be "onchip" or "dram", not "ssd"'):
         Range(tier="ssd", first=8, last=20, replicated=True)
-    with pytest.raises(ValueError, match="no core, no stripe"):
-        Range(tier="dram", first=8, last=20, core=0, replicated=True)
+    with pytest.raises(ValueError, match="without a core is every core's: it has no stripe"):
+        Range(tier="dram", first=8, last=20, stripe=Stripe(of=2, take=(0,)), replicated=True)
 
     def ranges(t):
         if t.name != "quarter":

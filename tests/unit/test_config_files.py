@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from screc.config import Config, dump_config, load_config, model_shape
+from screc.config import Config, check_built, dump_config, load_config, model_shape
 from screc.config_validation import records_of
 from screc.errors import ConfigError
 from screc.models import ModelFile, preset_names, preset_shape, read_model
@@ -300,11 +300,6 @@ def test_text_that_is_no_toml_names_the_line(case):
             'cross: interaction = "cross" needs cross = {layers = 3, rank = 512}, and nothing',
         ),
         (
-            "dense = 2",
-            'dense = 2\ninteraction = "cross"\ncross = {layers = 3, rank = 512}',
-            'interaction: "cross" is not built yet; use "dot" or "concat"',
-        ),
-        (
             "rows = 10",
             'rows = 10\nformat = "int4r"',
             'table.0.dim: format = "int4r" needs a multiple of 8, not 4',
@@ -314,17 +309,42 @@ def test_text_that_is_no_toml_names_the_line(case):
             "rows = 10\nweighted = true",
             "table.0.weighted: weights per lookup are not built yet; use false",
         ),
-        (
-            "rows = 10",
-            "rows = 10\nproject = 4",
-            "table.0.project: a map after pooling is not built yet; leave it out",
-        ),
     ],
 )
 def test_bad_model_names_field_value_and_what_is_valid(case, old, new, expected):
     assert old in MODEL
     text = refused(case, model=MODEL.replace(old, new, 1))
     assert text.startswith(f"model.toml: {expected}")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "overrides", "expected"),
+    [
+        (
+            "dense = 2",
+            'dense = 2\ninteraction = "cross"\ncross = {layers = 3, rank = 512}',
+            (),
+            'model.toml: interaction: "cross" is planned, not built yet; use "dot" or "concat"',
+        ),
+        (
+            "rows = 10",
+            "rows = 10\nproject = 4",
+            (),
+            "model.toml: table.0.project: a map after pooling is planned, not built yet",
+        ),
+        ("rows", "rows", ("device.0.count=3",), "device: 3 devices can be planned for"),
+        ("rows", "rows", ("device.1.kind=u50",), "device: 2 devices can be planned for"),
+    ],
+    ids=["cross", "project", "count", "kinds"],
+)
+def test_what_is_planned_only_is_no_error_before_it_is_built(case, old, new, overrides, expected):
+    assert old in MODEL
+    (case / "model.toml").write_text(MODEL.replace(old, new, 1))
+    config = load_config(case / "config.toml", overrides)
+    assert len(model_shape(config).tables) == 2
+    with pytest.raises(ConfigError) as error:
+        check_built(config)
+    assert str(error.value).replace(f"{case}/", "").startswith(expected)
 
 
 def test_dot_of_a_single_vector_is_refused(case):

@@ -42,8 +42,16 @@ URAM_BEATS = 4096
 SMALL_BEATS = (2048, 1024, 512, 64)
 """Depths of on-chip rows that are tried below it, in block RAM and LUT RAM."""
 
+UNEVEN_BEATS = 4
+"""Beats of each memory core's rows on chip that a table may take beyond its even share: its stripes
+are whole beats, and hold unlike counts of rows."""
+
+FEW_TABLES = 8
+"""Tables that room for uneven stripes is left for at least."""
+
 RATES = ("lookups", "port", "lane", "flight", "fast", "pool", "tt")
-"""Loads that the memory cores of a device share: per second, its clock × their count."""
+"""Loads that the memory cores of a device share: per second, its clock × their count; ``pool`` and
+``tt`` × the pools and lanes of each."""
 
 _KINDS = {
     "dsp": PlanErrorKind.DSP,
@@ -293,8 +301,7 @@ class Catalogue:
         capacity: dict[str, float] = dict.fromkeys(RATES, memory * clock)
         if pattern.gather is not None:
             capacity["pool"] *= pattern.gather.pool_beats
-        if pattern.tt is None:
-            capacity["tt"] = 0.0
+        capacity["tt"] *= 0 if pattern.tt is None else pattern.tt.lanes
         if pattern.gather is None or not (pattern.gather.onchip_beats or pattern.tt):
             capacity["fast"] = 0.0
         onchip = pattern.gather.onchip_beats if pattern.gather else 0
@@ -420,7 +427,7 @@ def frontier(patterns: Sequence[Pattern], *, used: bool = False) -> list[int]:
                 -p.sample_beats,
                 -p.weight_bytes,
                 -p.latency if p.compute else 0.0,
-                p.tt is not None,
+                *_tt_words(p.tt),
                 *([-p.used[name] for name in RESOURCES] if used else ()),
             ]
             for p in patterns
@@ -434,6 +441,13 @@ def frontier(patterns: Sequence[Pattern], *, used: bool = False) -> list[int]:
         if not (others >= merits[i]).all(axis=1).any():
             kept = np.append(kept[~(merits[i] >= others).all(axis=1)], i)
     return [int(i) for i in kept]
+
+
+def _tt_words(tt: TtParams | None) -> tuple[int, ...]:
+    """Words that a reconstructor holds, by memory: one of more tables is another pattern."""
+    if tt is None:
+        return (0, 0, 0, 0)
+    return tt.core1_words, tt.core2_words, tt.core3_words, tt.pinned_words
 
 
 def enumerate_patterns(
@@ -452,7 +466,8 @@ def enumerate_patterns(
     alone
         Whether each device must have memory and compute cores both.
     onchip_beats
-        Most beats of rows that all memory cores of a device together may keep on chip.
+        Most beats of rows that all memory cores of a device together may keep on chip; they get
+        :func:`uneven_beats` more each.
     reconstructors
         Reconstructors to choose from.
 
@@ -492,9 +507,15 @@ def enumerate_patterns(
     for i in frontier(fitting, used=True):
         cores = chosen[i]
         room = -(-onchip_beats // max(cores.memory, 1)) if pins.onchip else 0
+        room += uneven_beats(len(catalogue.shape.tables)) if room else 0
         found = deepest(cores, catalogue, budget, room)
         deep += [found, cores.at(catalogue, budget, 0)] if found and room else [fitting[i]]
     return tuple(deep[i] for i in frontier(deep))
+
+
+def uneven_beats(tables: int) -> int:
+    """Beats of each memory core that uneven stripes of so many tables' rows on chip may take."""
+    return UNEVEN_BEATS * max(FEW_TABLES, tables)
 
 
 def _compute_sides(

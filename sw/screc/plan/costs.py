@@ -153,10 +153,12 @@ def ring_bytes_per_row(problem: Problem, row: RowSizes) -> float:
 
 
 def tt_cycles(params: TtParams, option: TtOption, *, pinned: bool) -> float:
-    """Cycles of a reconstructor per row whose prefix is kept, or is not."""
-    slices = option.shape.dim // params.slice_lanes
-    cycles = params.row_cycles(option.shape, 1.0 if pinned else 0.0) / params.lanes
-    return max(cycles, slices, 1)
+    """Cycles of one of a reconstructor's lanes per row whose prefix is kept, or is not.
+
+    That a row takes a cycle per slice, and one at least, however many lanes there are, is in the
+    loads ``fast`` and ``lookups``.
+    """
+    return params.row_cycles(option.shape, 1.0 if pinned else 0.0)
 
 
 def waste_bytes(problem: Problem, memory: int) -> float:

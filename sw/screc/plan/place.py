@@ -345,22 +345,16 @@ def _striped_ranges(
 ) -> tuple[Range, ...]:
     """Ranges of units of one table on one device, over its memory cores."""
     found: list[Range] = []
-    by_of: dict[int, list[Unit]] = defaultdict(list)
-    for unit in units:
-        by_of[unit.of].append(unit)
-    for of, group in sorted(by_of.items()):
-        residues = sorted(unit.residue for unit in group)
+    for of, group in _by_of(units):
+        residues = [unit.residue for unit in group]
         for tier, first, last in group[0].segments:
             if tier == "ssd":
                 stripe = _stripe(of, residues, first, last)
                 if stripe is not None or of == 1:
                     found.append(Range(tier=tier, first=first, last=last, stripe=stripe))
                 continue
-            for core in range(cores):
-                # the next core takes the next rank of the device's own
-                wide = of * cores
-                slot = (core + shift) % cores
-                own = [r + of * slot for r in residues]
+            wide = of * cores
+            for core, own in enumerate(_dealt(residues, of, cores, shift)):
                 stripe = _stripe(wide, own, first, last)
                 if stripe is not None or wide == 1:
                     found.append(
@@ -382,14 +376,29 @@ def stripe_over_cores(r: Range, cores: int, shift: int) -> Iterator[Range]:
         yield r
         return
     of, take = (r.stripe.of, r.stripe.take) if r.stripe else (1, (0,))
-    for core in range(cores):
-        slot = (core + shift) % cores
-        mine = tuple(
-            residue + of * slot for residue in take if residue + of * slot < r.last - r.first
-        )
+    for core, own in enumerate(_dealt(take, of, cores, shift)):
+        mine = tuple(residue for residue in own if residue < r.last - r.first)
         if mine:
             stripe = Stripe(of=of * cores, take=mine) if of * cores > 1 else None
             yield r.model_copy(update={"core": core, "stripe": stripe})
+
+
+def _by_of(units: Sequence[Unit]) -> list[tuple[int, list[Unit]]]:
+    """Units of one table by how finely they are cut, each in the order of residues."""
+    found: dict[int, list[Unit]] = defaultdict(list)
+    for unit in sorted(units, key=lambda unit: (unit.of, unit.residue)):
+        found[unit.of].append(unit)
+    return list(found.items())
+
+
+def _dealt(residues: Sequence[int], of: int, cores: int, shift: int) -> list[list[int]]:
+    """Each core's residues modulo ``of`` × ``cores`` of a device's ranks, dealt out in turn.
+
+    Of those that are one of ``residues`` (ascending) modulo ``of``, core ``c`` takes those whose
+    number is (c + shift) mod ``cores``: the hottest ones are on different cores.
+    """
+    own = [r + of * period for period in range(cores) for r in residues]
+    return [own[(core + shift) % cores :: cores] for core in range(cores)]
 
 
 def _stripe(of: int, residues: Sequence[int], first: int, last: int) -> Stripe | None:
@@ -414,16 +423,15 @@ def _shifts(
     uneven: list[tuple[float, int, Floats]] = []
     for number, units in by_table.items():
         table = problem.tables[number]
-        loads = np.zeros(cores)
-        for unit in units:
-            for tier, first, last in unit.segments:
+        rates, loads = table.rates, np.zeros(cores)
+        for of, group in _by_of(units):
+            residues = [unit.residue for unit in group]
+            for tier, first, last in group[0].segments:
                 beats = table.row_beats if tier != "onchip" else 1
-                rates = table.rates
-                wide = unit.of * cores
-                for slot in range(cores):
-                    residue = unit.residue + unit.of * slot
-                    loads[slot] += beats * rates.residue_sum(
-                        rates.rates, first, last, wide, residue
+                for slot, own in enumerate(_dealt(residues, of, cores, 0)):
+                    loads[slot] += beats * sum(
+                        rates.residue_sum(rates.rates, first, last, of * cores, residue)
+                        for residue in own
                     )
         uneven.append((-float(loads.max() - loads.min()), number, loads))
     total = np.zeros(cores)

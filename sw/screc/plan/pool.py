@@ -78,6 +78,15 @@ class Pooled:
         """What stands for the group's tables."""
         return self.groups[group].alike
 
+    def ordered(self, group: int) -> bool:
+        """Whether no row of a group is in a faster tier than a hotter one of it.
+
+        For the bound, ranks of a table are ordered so, and not those of different tables.
+        """
+        if len(self.problem.classes) > 1:
+            return False
+        return not self.optimistic or len(self.groups[group].tables) == 1
+
     def tiers(self, klass: int, group: int, interval: Interval) -> Iterator[Tier]:
         """Tiers that rows of an interval may be in."""
         demand, budget = self.demand(group), self.problem.classes[klass].budget
@@ -155,7 +164,7 @@ class Pooled:
         return min(rate, *(pattern.capacity[r] / loads[r] for r in OWN if loads[r]))
 
     def tt_cycles(self, klass: int, group: int, interval: Interval) -> float:
-        """Cycles of a reconstructor per row, the least that any pattern's takes."""
+        """Cycles of a reconstructor's lane per row, the least that any pattern's takes."""
         option, pinned = self.tt_option(group), self._pinned(group, interval)
         return min(
             costs.tt_cycles(p.tt, option, pinned=pinned)
@@ -507,13 +516,10 @@ def add_ring(m: pyo.ConcreteModel, pooled: Pooled) -> None:
 
 
 def add_staging(m: pyo.ConcreteModel, pooled: Pooled) -> None:
-    """share[k, j, ssd] <= staging[k] for the coldest interval of every group.
-
-    With several classes for every interval, as hotter ones may be on the SSD of another class.
-    """
+    """share[k, j, ssd] <= staging[k]: of the coldest interval where hotter ones are no slower."""
     last: dict[int, int] = {}
     for j, (g, _) in enumerate(pooled.flat):
-        last[g if len(m.K) == 1 else j] = j
+        last[g if pooled.ordered(g) else -1 - j] = j
     m.staging_switch = pyo.Constraint(
         [(k, j) for k in m.K for j in last.values() if (k, j, "ssd") in m.S],
         rule=lambda m, k, j: m.share[k, j, "ssd"] <= m.staging[k],
@@ -522,12 +528,10 @@ def add_staging(m: pyo.ConcreteModel, pooled: Pooled) -> None:
 
 def add_hot_first(m: pyo.ConcreteModel, pooled: Pooled) -> None:
     """Of one class: an interval's share of the fastest tiers is at least that of a colder one."""
-    if len(pooled.problem.classes) > 1:
-        return
     pairs = [
         (j, s)
         for j, (g, _) in enumerate(pooled.flat[:-1])
-        if pooled.flat[j + 1][0] == g
+        if pooled.flat[j + 1][0] == g and pooled.ordered(g)
         for s in TIERS[:-1]
     ]
 

@@ -14,6 +14,7 @@ import pyomo.environ as pyo
 
 from screc.errors import CheckError, PlanError, PlanErrorKind
 from screc.plan import pool
+from screc.plan.catalogue import uneven_beats
 from screc.plan.check import Checked, Rule, measure
 from screc.plan.groups import Group, Interval, Ints, make_groups
 from screc.plan.place import Decision, place
@@ -120,41 +121,41 @@ def solve(
     started = time.perf_counter()
     chosen = Solver(solver, time_limit)
     search = _Search(problem, chosen, progress)
-    found: Plan | PlanError
-    try:
-        found = search.fastest() if problem.objective == "throughput" else search.at_rate()
-    except PlanError as error:
-        found = error
+    several = found = _tried(search)
+    bounds = []
     for alone in _alone(problem):
-        found = _better(found, alone, chosen, progress)
+        progress("one device")
+        one = _Search(alone, chosen, lambda text: None)
+        bound = one.least()
+        if bound is None:
+            continue
+        if isinstance(found, PlanError) or bound < found.value:
+            plan = _tried(one)
+            if isinstance(plan, Plan):
+                bound = plan.bound
+                if isinstance(found, PlanError) or plan.value < found.value:
+                    found = plan
+        bounds.append(bound)
     if isinstance(found, PlanError):
         raise found
-    gap = abs(found.value - found.bound) / found.bound
-    return found.model_copy(update={"gap": gap, "solve_seconds": time.perf_counter() - started})
+    # without a placement on several devices there may be a plan that was not found all the same
+    least = several.bound if isinstance(several, Plan) else search.least()
+    bound = min(bounds if least is None else [least, *bounds])
+    return found.model_copy(
+        update={
+            "bound": bound,
+            "gap": abs(found.value - bound) / bound,
+            "solve_seconds": time.perf_counter() - started,
+        }
+    )
 
 
-def _better(
-    found: Plan | PlanError, alone: Problem, solver: Solver, progress: Progress
-) -> Plan | PlanError:
-    """Return the plan of one device where it is better; its bound counts in any case."""
-    progress("one device")
-    search = _Search(alone, solver, lambda text: None)
-    value = math.inf if isinstance(found, PlanError) else found.value
-    bound = search.least()
-    if bound is None:
-        return found
-    plan: Plan | None = None
-    if bound < value:
-        try:
-            plan = search.fastest() if alone.objective == "throughput" else search.at_rate()
-        except PlanError:
-            plan = None
-    if plan is not None:
-        bound = plan.bound
-    if isinstance(found, PlanError):
-        return found if plan is None else plan
-    best = plan if plan is not None and plan.value < found.value else found
-    return best.model_copy(update={"bound": min(found.bound, bound)})
+def _tried(search: _Search) -> Plan | PlanError:
+    """Return the search's plan, or why there is none."""
+    try:
+        return search.fastest() if search.problem.objective == "throughput" else search.at_rate()
+    except PlanError as error:
+        return error
 
 
 def least_value(
@@ -173,16 +174,17 @@ def least_value(
         Whether each interval must be in one tier of one class; else they may be split.
     """
     exact = Solver(solver, tolerance=EXACT)
-    return min(
-        _least_value(each, ranks, exact, borders=borders) for each in (problem, *_alone(problem))
-    )
+    best = math.inf
+    for each in (problem, *_alone(problem)):
+        groups = make_groups(each, merge=False)
+        cuts = [np.searchsorted(g.start, r) for g, r in zip(groups, ranks, strict=True)]
+        model = _Model.make(each, groups, cuts, margin=0.0, borders=borders)
+        best = min(best, _least_value(each, model, exact, best))
+    return best
 
 
-def _least_value(problem: Problem, ranks: Sequence[Ints], exact: Solver, *, borders: bool) -> float:
-    """Least value where bags are exchanged, unless the problem has one device."""
-    groups = make_groups(problem, merge=False)
-    cuts = [np.searchsorted(g.start, r) for g, r in zip(groups, ranks, strict=True)]
-    model = _Model.make(problem, groups, cuts, margin=0.0, borders=borders)
+def _least_value(problem: Problem, model: _Model, exact: Solver, known: float) -> float:
+    """Least value of a model if it is below ``known``."""
     if problem.objective != "throughput":
         assert problem.rate is not None  # Problem's contract for these objectives
         model.aim(1 / problem.rate, problem.objective)
@@ -194,13 +196,28 @@ def _least_value(problem: Problem, ranks: Sequence[Ints], exact: Solver, *, bord
         model.aim(seconds, "devices")
         return exact.solve(model.m, gap=1e9).feasible
 
-    if not feasible(LONGEST):
+    low, high = 0.0, known * (1 - EXACT)
+    if math.isinf(known):
+        high = _first_guess(problem)
+        while not feasible(high):
+            low, high = high, 64 * high
+            if high > LONGEST:
+                return math.inf
+    elif not feasible(high):
         return math.inf
-    low, high = 0.0, LONGEST
     while high > low * (1 + EXACT):
         middle = math.sqrt(low * high) if low else high / 64
         low, high = (low, middle) if feasible(middle) else (middle, high)
     return high
+
+
+def _first_guess(problem: Problem) -> float:
+    """Time in which all devices could take all lookups if each were one beat."""
+    rate = sum(
+        klass.count * max(p.capacity["lookups"] for p in klass.patterns)
+        for klass in problem.classes
+    )
+    return max(problem.lookups, 1.0) / rate
 
 
 def _alone(problem: Problem) -> list[Problem]:
@@ -224,7 +241,8 @@ class _Search:
         """Rule that the last placement broke."""
         self.reason = ""
         self.groups = make_groups(problem)
-        self.reserve = 4.0 * BEAT_BYTES * max(8, -(-len(problem.tables) // problem.devices))
+        each = -(-len(problem.tables) // problem.devices)
+        self.reserve = float(BEAT_BYTES * uneven_beats(each))
         self.cuts = [
             group.coarse() if len(group.tables) > 1 or len(self.groups) < 8 else group.coarse(10)
             for group in self.groups
@@ -294,7 +312,7 @@ class _Search:
 
         ``lower`` is known to be too short, or 0.
         """
-        high = guess or self._first_guess()
+        high = guess or _first_guess(self.problem)
         step = 4 * tolerance if guess else 1.0
         while not self._solve(model, high, "energy"):
             lower, high = high, high * (1 + step)
@@ -321,14 +339,6 @@ class _Search:
                 lower = middle
         self._solve(model, high, "energy")
         return high
-
-    def _first_guess(self) -> float:
-        """Time in which all devices could take all lookups if each were one beat."""
-        rate = sum(
-            klass.count * max(p.capacity["lookups"] for p in klass.patterns)
-            for klass in self.problem.classes
-        )
-        return max(self.problem.lookups, 1.0) / rate
 
     def _bound(self, value: float, relaxed: float) -> float:
         """Largest time per sample that is proven too short, from ``value`` downwards."""

@@ -248,9 +248,7 @@ def make_demand(table: TableShape, stats: TableStats, wish: PlanTable | None) ->
     behind = None
     if len(stats.unseen_by_rank):
         behind = (behind_edges(table.rows - stats.hot), stats.unseen_by_rank)
-    tiers: Sequence[str] = DEFAULT_TIERS
-    if wish is not None:
-        tiers = (wish.pin,) if wish.pin else wish.tiers or DEFAULT_TIERS
+    tiers = _tiers(wish)
     return TableDemand(
         shape=table,
         rates=RateCurve.from_counts(counts, samples, table.rows, unseen, behind),
@@ -266,6 +264,13 @@ def make_demand(table: TableShape, stats: TableStats, wish: PlanTable | None) ->
 
 def _wish(config: Config, name: str) -> PlanTable | None:
     return next((wish for wish in config.plan.table if wish.name == name), None)
+
+
+def _tiers(wish: PlanTable | None) -> Sequence[str]:
+    """Tiers that a table's rows may be in."""
+    if wish is None:
+        return DEFAULT_TIERS
+    return (wish.pin,) if wish.pin else wish.tiers or DEFAULT_TIERS
 
 
 def _check_supported(config: Config, shape: ModelShape) -> None:
@@ -294,7 +299,7 @@ def _check_rows(wish: PlanTable, table: TableShape, field: str) -> None:
     def wrong(key: str, reason: str) -> ConfigError:
         return ConfigError(f"table {wish.name!r}: {reason}", field=f"{field}.{key}")
 
-    tiers = (wish.pin,) if wish.pin else wish.tiers or ()
+    tiers = _tiers(wish)
     for key, tier in (("onchip_rows", "onchip"), ("tt_rank", "tt"), ("tt_rows", "tt")):
         if getattr(wish, key) is not None and tier not in tiers:
             raise wrong(key, f'is for tables with "{tier}" among their tiers')
