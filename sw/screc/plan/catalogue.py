@@ -571,7 +571,7 @@ def nothing_fits(patterns: Sequence[Pattern], budget: Budget) -> PlanError:
         smaller_tt = ["a smaller tt_rank or tt_rows of the tables in TT form"]
     size = f" of {best.core.rows} × {best.core.columns}" if best.core else ""
     amounts = "; ".join(
-        f"{best.used[name]:,.0f} {name}, {budget.kind} allows {budget.limits[name]:,.0f} "
+        f"{best.used[name]:,.0f} {name}; {budget.kind} allows {budget.limits[name]:,.0f} "
         f"({budget.limits[name] / max(budget.usable[name], 1):.0%} of {budget.usable[name]:,.0f})"
         for name in sorted(short, key=lambda name: -short[name])
     )
