@@ -198,7 +198,7 @@ def few_dsp(rng):
 
 def mixed_tiers(rng):
     """Tables with tiers of their own, an SSD that is slow, and a rate."""
-    made = at_rate(rng, rng.uniform(1.2, 2.0), ssd_kiops=rng.uniform(5, 50), ssd_gib=4.0)
+    made = at_rate(rng, rng.uniform(1.2, 2.0), ssd_kiops=rng.uniform(5, 50), ssd_gib=64.0)
     tables = [
         dataclasses.replace(t, dram=tier != "ssd", ssd=tier != "dram", onchip=tier == "any")
         for t in made.tables

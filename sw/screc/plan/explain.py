@@ -31,6 +31,9 @@ from screc_hw.protocol import BEAT_BYTES
 CLOSE = 1e-2
 """Relative distance from an amount that is known not to suffice, at most."""
 
+REFINED = 3
+"""Rounds of finer intervals at most, until a plan is taken not to exist."""
+
 DIGITS = 5
 """Significant digits of an amount, rounded to the side that suffices."""
 
@@ -272,17 +275,19 @@ class _Explainer:
         if homeless(problem):
             return False
         seconds = _seconds(problem)
-        while True:
+        for _ in range(REFINED):
             search = self._at(variant, problem)
-            model = search._model()
-            if search._feasible(model, seconds):
+            if search._feasible(search._model(), seconds):
                 return True
+            if not search._feasible(search._model(integral=False, optimistic=True), seconds):
+                return False  # however finely the intervals are cut
+            model = search._model(integral=False)
             model.m.over.unfix()
-            model.m.del_component(model.m.goal)
             model.m.goal = pyo.Objective(expr=model.m.over)
-            if not Solver(self.name).solve(model.m).feasible or search._refine(model):
+            if not Solver(self.name).solve(model.m, gap=1e-2).feasible or search._refine(model):
                 return False
             self.kept[variant].cuts = search.cuts
+        return False
 
     def planned(self, problem: Problem) -> bool:
         """Whether a plan is placed that keeps the checker's rules."""
@@ -435,7 +440,7 @@ class _Explainer:
 
     def _polished(self, raises: Raises, holds: Callable[[Problem], bool]) -> Raises:
         """Lower one raise after the other as far as ``holds`` does."""
-        found = {key: by for key, by in raises.items() if by > 1e-9}
+        found = {key: by for key, by in raises.items() if by > 1e-6}
         # what costs most, and of that what matters least, first
         order = sorted(found, key=lambda key: (-WEIGHTS[key[1]], found[key]))
         for key in order:
