@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from screc.errors import ConfigError, PlanError, PlanErrorKind
+from screc.errors import ConfigError, Need, PlanError, PlanErrorKind
 from screc.plan.budget import RESOURCES, Budget
 from screc_hw.combiner.params import CombinerParams
 from screc_hw.compute.params import ComputeParams
@@ -553,29 +553,50 @@ def _compute_sides(
 
 
 def nothing_fits(patterns: Sequence[Pattern], budget: Budget) -> PlanError:
-    """Say what the pattern that comes closest lacks most."""
+    """Say what the nearest pattern lacks: the least sum of relative raises of all that is short."""
 
-    def overuse(pattern: Pattern) -> float:
-        return max(pattern.used[name] / max(budget.limits[name], 1e-9) for name in RESOURCES)
+    def lacks(pattern: Pattern) -> dict[str, float]:
+        return {
+            name: pattern.used[name] / max(budget.limits[name], 1.0) - 1
+            for name in excess(pattern, budget)
+        }
 
-    best = min(patterns, key=overuse)
-    scarce = max(RESOURCES, key=lambda name: best.used[name] / max(budget.limits[name], 1e-9))
+    best = min(patterns, key=lambda pattern: sum(lacks(pattern).values()))
+    short = lacks(best)
+    scarce = max(short, key=lambda name: short[name])
+    needs = [
+        Need(budget.kind, name, budget.usable[name], _figure(budget, name, best.used[name]))
+        for name in short
+    ]
     cores = f"{best.memory} memory and {best.compute} compute cores"
     smaller_tt = []
     if best.tt is not None:
         cores += " with TT reconstructors"
         smaller_tt = ["a smaller tt_rank or tt_rows of the tables in TT form"]
     size = f" of {best.core.rows} × {best.core.columns}" if best.core else ""
+    amounts = "; ".join(
+        f"{best.used[name]:,.0f} {name}; {budget.kind} allows {budget.limits[name]:,.0f} "
+        f"({budget.limits[name] / max(budget.usable[name], 1):.0%} of {budget.usable[name]:,.0f})"
+        for name in sorted(short, key=lambda name: -short[name])
+    )
+    options = " ".join(f"--set device.0.{need.field}={need.need:.0f}" for need in needs)
     return PlanError(
         _KINDS[scarce],
-        f"{cores}{size} need {best.used[scarce]:,.0f} {scarce}; "
-        f"{budget.kind} allows {budget.limits[scarce]:,.0f} "
-        f"({budget.limits[scarce] / max(budget.usable[scarce], 1):.0%} of "
-        f"{budget.usable[scarce]:,.0f})",
+        f"{cores}{size} need {amounts}",
         [
             *smaller_tt,
             "plan.cores: smaller rows or columns, or fewer cores, or leave them to the planner",
             "a model with narrower layers: its weights and activations are kept on chip",
-            "a device with more of it: `screc devices` lists them",
+            "a device with more of it: `screc devices` lists them; such a one would be " + options,
         ],
+        needs,
     )
+
+
+def _figure(budget: Budget, name: str, used: float) -> float:
+    """The least figure of a resource of which ``used`` is within the fill limit."""
+    fill = getattr(budget.spec, "bram_fill" if name == "bram36" else f"{name}_fill")
+    figure = int(used / fill)
+    while int(figure * fill) < used:
+        figure += 1
+    return float(figure)

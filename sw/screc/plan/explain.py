@@ -13,20 +13,26 @@ import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import pyomo.environ as pyo
 
+from screc.devices import all_devices
 from screc.errors import Need, PlanError, PlanErrorKind
-from screc.plan.budget import RESOURCES
+from screc.plan.budget import GIB, RESOURCES
 from screc.plan.catalogue import RATES, excess, frontier
 from screc.plan.problem import Problem, TableDemand
 from screc.plan.rebuild import rebuild
 from screc.plan.schema import Plan
 from screc.plan.solve import LONGEST, ROUNDS, SLACKS, _alone, _Model, _Search
 from screc.plan.solver import Solver
+from screc_hw.protocol import BEAT_BYTES
 
 CLOSE = 1e-2
 """Relative distance from an amount that is known not to suffice, at most."""
+
+REFINED = 3
+"""Rounds of finer intervals at most, until a plan is taken not to exist."""
 
 DIGITS = 5
 """Significant digits of an amount, rounded to the side that suffices."""
@@ -207,12 +213,12 @@ def with_needs(problem: Problem, needs: Sequence[Need]) -> Problem:
     )
 
 
-def explain(problem: Problem, *, solver: str = "highs") -> PlanError:
+def explain(problem: Problem, *, solver: str = "highs", alternatives: bool = True) -> PlanError:
     """Say what is missing: amounts that suffice together, and each of which is needed.
 
-    The error is returned, not raised.
+    The error is returned, not raised. ``alternatives``: also solve for other remedies, as hints.
     """
-    return _Explainer(problem, solver).error()
+    return _Explainer(problem, solver).error(alternatives=alternatives)
 
 
 def homeless(problem: Problem) -> list[TableDemand]:
@@ -269,17 +275,19 @@ class _Explainer:
         if homeless(problem):
             return False
         seconds = _seconds(problem)
-        while True:
+        for _ in range(REFINED):
             search = self._at(variant, problem)
-            model = search._model()
-            if search._found(model, seconds):
+            if search._found(search._model(), seconds):
                 return True
+            if search._refuted(search._model(integral=False, optimistic=True), seconds):
+                return False  # however finely the intervals are cut
+            model = search._model(integral=False)
             model.m.over.unfix()
-            model.m.del_component(model.m.goal)
             model.m.goal = pyo.Objective(expr=model.m.over)
-            if not Solver(self.name).solve(model.m).feasible or search._refine(model):
+            if not Solver(self.name).solve(model.m, gap=1e-2).feasible or search._refine(model):
                 return False
             self.kept[variant].cuts = search.cuts
+        return False
 
     def planned(self, problem: Problem) -> bool:
         """Whether a plan is placed that keeps the checker's rules."""
@@ -432,7 +440,7 @@ class _Explainer:
 
     def _polished(self, raises: Raises, holds: Callable[[Problem], bool]) -> Raises:
         """Lower one raise after the other as far as ``holds`` does."""
-        found = {key: by for key, by in raises.items() if by > 1e-9}
+        found = {key: by for key, by in raises.items() if by > 1e-6}
         # what costs most, and of that what matters least, first
         order = sorted(found, key=lambda key: (-WEIGHTS[key[1]], found[key]))
         for key in order:
@@ -463,7 +471,7 @@ class _Explainer:
 
     # --- in words ---
 
-    def error(self) -> PlanError:
+    def error(self, *, alternatives: bool) -> PlanError:
         """The amounts that are short, and what else would help."""
         try:
             raises = self.least()
@@ -472,29 +480,97 @@ class _Explainer:
         if not raises:
             return PlanError(
                 PlanErrorKind.SOLVER,
-                "all devices together would do, but no placement on single ones was found",
-                ["plan.split = true", "one more device", "a rate that is a few percent lower"],
+                "no amount is short, but no plan was found",
+                ["a rate that is a few percent lower", "one more device", "plan.split = true"],
             )
         needs = [self._need(key, by) for key, by in sorted(raises.items())]
         scarcest = max(raises, key=lambda key: WEIGHTS[key[1]] * raises[key])
         kind = KINDS.get(scarcest[1], PlanErrorKind.RATE)
-        if self.problem.max_latency is not None and self.problem.rate is None:
-            kind = KINDS.get(scarcest[1], PlanErrorKind.LATENCY)
-        together = ", all together" if len(needs) > 1 else ""
+        if kind is PlanErrorKind.RATE and self.problem.rate is None:
+            kind = PlanErrorKind.LATENCY
         return PlanError(
             kind,
-            "; ".join(_describe(need) for need in needs) + together,
-            self._hints(raises),
+            "; ".join(_describe(need) for need in needs) + (" (together)" if needs[1:] else ""),
+            [
+                _options(self, raises),
+                *_devices(self.problem, needs),
+                *_formats(self.problem, needs),
+                *_tiers(self.problem),
+                *(self._alternatives(raises) if alternatives else ()),
+            ],
             needs,
         )
+
+    def _alternatives(self, raises: Raises) -> Iterator[str]:
+        """Other remedies, each alone, solved for."""
+        rate = (PLAN, "rate")
+        if rate in self.amounts and set(raises) != {rate}:
+            found = self._alone([rate])
+            if found is not None:
+                served = self.amounts[rate].value(found[rate])
+                yield f"or what these devices serve: --set plan.rate={served:.10g}"
+        for k, each in enumerate(self.problem.classes):
+            unused = not each.budget.has_ssd and (k, "ssd_kiops") not in raises
+            if unused and any(table.ssd for table in self.problem.tables):
+                yield from self._with_ssd(k)
+        if not all(k == PLAN for k, _ in raises):
+            yield from self._more_devices()
+
+    def _alone(self, keys: Sequence[Key]) -> Raises | None:
+        """The least raise of these amounts alone; None where they do not do."""
+        most = dict.fromkeys(keys, 1e3)
+        return self._polished(most, self.fits) if self._test(most, self.fits) else None
+
+    def _with_ssd(self, klass: int) -> Iterator[str]:
+        """Whether an SSD of known speed would do, and how fast it must be."""
+        spec = self.problem.classes[klass].budget.spec
+        values = {(klass, n): getattr(spec, n) or like for n, like in SSD_LIKE.items()}
+        kiops = (klass, "ssd_kiops")
+        trial = with_values(self.problem, values)
+        if not self._keeps(trial):
+            return
+        what = "its SSD" if spec.has_ssd else f"an SSD of {values[klass, 'ssd_gib']:,.0f} GiB"
+        if self.problem.rate is None:
+            yield f"or rows on {what}: set device.{klass}.ssd_kiops to what fio measures"
+            return
+        low, high = 0.0, values[kiops]
+        while high > max(low * 1.02, 1e-3):
+            middle = math.sqrt(low * high) if low else high / 16
+            if self._keeps(with_values(self.problem, values | {kiops: middle})):
+                high = middle
+            else:
+                low = middle
+        high = _digits(high, up=True)
+        yield f"or rows on {what}, of at least: --set device.{klass}.ssd_kiops={high:.10g}"
+
+    def _keeps(self, problem: Problem) -> bool:
+        """Whether a problem with other tiers, or another count of devices, has a solution."""
+        return _Explainer(problem, self.name).fits(problem)
+
+    def _more_devices(self) -> Iterator[str]:
+        """The fewest devices of one class that would do."""
+        for k, each in enumerate(self.problem.classes):
+
+            def enough(count: int, klass: int = k) -> bool:
+                try:
+                    return self._keeps(rebuild(self.problem, klass, count=count))
+                except PlanError:
+                    return False
+
+            low, high = each.count, 2 * each.count
+            while high <= MOST_DEVICES * each.count and not enough(high):
+                low, high = high, 2 * high
+            if high > MOST_DEVICES * each.count:
+                continue
+            while high - low > 1:
+                middle = (low + high) // 2
+                low, high = (low, middle) if enough(middle) else (middle, high)
+            yield f"or {high} {each.budget.kind}: --set device.{k}.count={high}"
 
     def _need(self, key: Key, by: float) -> Need:
         amount = self.amounts[key]
         resource = "plan" if key[0] == PLAN else self.problem.classes[key[0]].budget.kind
         return Need(resource, key[1], amount.have or None, amount.value(by))
-
-    def _hints(self, raises: Raises) -> list[str]:
-        return [*_options(self, raises)]
 
     # --- the elastic model ---
 
@@ -545,13 +621,13 @@ class _Explainer:
         timed = problem.rate or problem.max_latency or len(homeless(problem)) or unlock
         for k, each in enumerate(problem.classes):
             tried = problem
-            missing = {
+            missing: dict[str, float | None] = {
                 name: TINY * like
                 for name, like in SSD_LIKE.items()
                 if unlock and not getattr(each.budget.spec, name)
             }
             if missing:
-                tried = rebuild(problem, k, **missing)
+                tried = rebuild(problem, k, count=None, **missing)
             base = tried.classes[k]
             patterns = {p.name: p for p in base.patterns}
             names = set(patterns)
@@ -610,8 +686,8 @@ class _Elastic:
         self.seconds = _seconds(self.problem)
         m.T = self.seconds
         if devices is not None:
-            for key, value in devices.items():
-                m.devices[key].fix(value)
+            for place, value in devices.items():
+                m.devices[place].fix(value)
         m.raised = pyo.Var(allowed, domain=pyo.NonNegativeReals)
         for key in allowed:
             if key[1] == "clock_mhz":
@@ -646,12 +722,12 @@ class _Elastic:
         m = self.model.m
         return {key: float(round(m.devices[key].value or 0.0)) for key in m.P}
 
-    def _raised(self, klass: int, field: str) -> list[object]:
+    def _raised(self, klass: int, field: str) -> list[Any]:
         """The raise of a figure and that of the requirement that eases it."""
         m = self.model.m
         return [m.raised[key] for key in ((klass, field), (PLAN, "rate")) if key in self.allowed]
 
-    def _own_raise(self, klass: int, field: str) -> list[object]:
+    def _own_raise(self, klass: int, field: str) -> list[Any]:
         key = (klass, field)
         return [self.model.m.raised[key]] if key in self.allowed else []
 
@@ -769,7 +845,7 @@ def _describe(need: Need) -> str:
     return f"{need.field} of {need.resource}: have {have}, need {need.need:.5g}"
 
 
-def _options(explainer: _Explainer, raises: Raises) -> list[str]:
+def _options(explainer: _Explainer, raises: Raises) -> str:
     """The ``--set`` options that give the amounts."""
     words = []
     for (k, field), by in sorted(raises.items()):
@@ -780,9 +856,47 @@ def _options(explainer: _Explainer, raises: Raises) -> list[str]:
             spec = explainer.problem.classes[k].budget.spec
             factor = value / getattr(spec, field)
             words += [
-                f"--set device.{k}.{name}={getattr(spec, name) * factor:.10g}"
+                f"--set device.{k}.{name}={_digits(getattr(spec, name) * factor, up=True):.10g}"
                 for name in DRAM_FIGURES
             ]
         else:
             words.append(f"--set device.{k}.{field}={value:.10g}")
-    return ["together: " + " ".join(words)]
+    return "to see what would be: " + " ".join(words)
+
+
+def _devices(problem: Problem, needs: Sequence[Need]) -> list[str]:
+    """Kinds that have as much as is needed of everything."""
+    asked = [need for need in needs if need.resource != "plan"]
+    owners = {need.resource for need in asked}
+    if len(owners) != 1:
+        return []
+    enough = [
+        spec.kind
+        for spec in all_devices()
+        if spec.kind not in owners
+        and all((getattr(spec, need.field) or 0.0) >= need.need for need in asked)
+    ]
+    fields = " and ".join(need.field for need in asked)
+    return [f"kinds with as much {fields}: {', '.join(enough)}"] if enough else []
+
+
+def _formats(problem: Problem, needs: Sequence[Need]) -> list[str]:
+    """What rows of four bits would save, where there is no room."""
+    if not any(need.field.endswith("_gib") for need in needs):
+        return []
+    saved = 0
+    for table in problem.tables:
+        small = {"int8": "int4", "int8r": "int4r"}.get(table.shape.format)
+        if small is not None:
+            shape = dataclasses.replace(table.shape, format=small)
+            saved += table.shape.rows * (table.stride - shape.stride_bytes(BEAT_BYTES))
+    return [f"rows in int4 take {saved / GIB:.3g} GiB less than in int8"] if saved > 0 else []
+
+
+def _tiers(problem: Problem) -> list[str]:
+    """Tables that may not be in DRAM or on SSD."""
+    bound = [t.shape.name for t in problem.tables if not (t.dram and t.ssd)]
+    if not bound:
+        return []
+    names = ", ".join(bound[:5]) + (", ..." if bound[5:] else "")
+    return [f"more tiers in [[plan.table]]: these may not be in both DRAM and SSD: {names}"]

@@ -31,10 +31,10 @@ Floats = NDArray[np.float64]
 LEVELS = 4
 """Cuts at most: the last parts are 1/65,536 of a table."""
 
-SMALL = 0.02
+SMALL = 0.2
 """Units that take no more than this share of a device are not cut."""
 
-WHOLE_LIMIT, WHOLE_GAP = 4.0, 1e-3
+WHOLE_LIMIT, WHOLE_GAP = 7.0, 5e-4
 """Seconds and relative gap in which those are given to one device each."""
 
 WHOLE = 1e-6

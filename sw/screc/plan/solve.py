@@ -41,7 +41,7 @@ MICRO = 1e6
 RELAXED_ROUNDS, ROUNDS = 2, 5
 """Refinements of the intervals at most, of the relaxed model and of the true one; two are usual."""
 
-SLACKS = (0.0, 0.001, 0.003, 0.007, 0.015, 0.03, 0.06, 0.1)
+SLACKS = (0.0, 0.003, 0.01, 0.02, 0.035, 0.06, 0.1)
 """Shares of a required time that are kept free, in turn, until a placement keeps it."""
 
 FASTER = 0.7
