@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from screc.devices import DeviceConfig, resolve_device
+from screc.errors import PlanError, PlanErrorKind
 from screc.plan.budget import Budget
 from screc.plan.catalogue import Catalogue, Pins, enumerate_patterns
 from screc.plan.explain import _Explainer, explain, with_needs
 from screc.plan.problem import DeviceClass, Problem, TableDemand
 from screc.plan.rates import RateCurve
-from screc.plan.rebuild import with_patterns
+from screc.plan.rebuild import rebuild, with_patterns
 from screc.plan.solve import solve
 from screc_hw.device.params import max_memory
 from screc_hw.model import FeatureShape, ModelShape, TableShape

@@ -166,12 +166,12 @@ class Group:
 
     @property
     def _ranks(self) -> Floats:
-        return np.bincount(self.table, self.count.astype(np.float64), len(self.tables))
+        return np.asarray(np.bincount(self.table, self.count, len(self.tables)), np.float64)
 
     @property
     def _lookups(self) -> Floats:
-        lookups: Floats = np.bincount(self.table, self.count * self.rate, len(self.tables))
-        return lookups
+        lookups = self.count * self.rate
+        return np.asarray(np.bincount(self.table, lookups, len(self.tables)), np.float64)
 
 
 def per_rank(rates: Floats, batch: int, stride: int) -> tuple[Floats, Floats]:

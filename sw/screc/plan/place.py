@@ -31,10 +31,10 @@ Floats = NDArray[np.float64]
 LEVELS = 4
 """Cuts at most: the last parts are 1/65,536 of a table."""
 
-SMALL = 0.2
+SMALL = 0.05
 """Units that take no more than this share of a device are not cut."""
 
-WHOLE_LIMIT, WHOLE_GAP = 7.0, 5e-4
+WHOLE_LIMIT, WHOLE_GAP = 5.0, 5e-4
 """Seconds and relative gap in which those are given to one device each."""
 
 WHOLE = 1e-6
@@ -233,13 +233,13 @@ def _assignment(
     per_sample = [
         rated.sample_side(device.klass, device.pattern, decision.whole) for device in devices
     ]
-    room = np.array(
+    most = np.array(
         [
             max(d.pattern.capacity[name] for d in devices) * (seconds if name in TIMES else 1.0)
             for name in names
         ]
     )
-    weights: Floats = (loads / np.maximum(room, 1e-300)).max(axis=1, initial=0.0)
+    weights: Floats = (loads / np.maximum(most, 1e-300)).max(axis=1, initial=0.0)
     # of a unit that may be cut, its bags count on every device that has a part of it
     bags = np.zeros_like(loads)
     if whole is not None and problem.exchange:

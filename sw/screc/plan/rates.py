@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +65,7 @@ class RateCurve:
         weights = np.ones(hot)
         if rows > hot:
             widths = np.array([rows - hot])
-            shares: Floats = np.ones(1)
+            shares: NDArray[Any] = np.ones(1)
             if behind is not None and np.sum(behind[1]):
                 widths = np.diff(behind[0])
                 shares = np.asarray(behind[1], np.float64)[widths > 0] / np.sum(behind[1])

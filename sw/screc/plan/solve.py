@@ -8,6 +8,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pyomo.environ as pyo
@@ -476,7 +477,8 @@ class _Search:
 
     def _spend(self, model: _Model, seconds: float, count: int) -> None:
         """Of plans with ``count`` devices, take the one of least energy."""
-        model.m.most = pyo.Constraint(expr=pool.devices(model.m, model.pooled) <= count)
+        used: Any = pool.devices(model.m, model.pooled)
+        model.m.most = pyo.Constraint(expr=used <= count)
         fresh = Solver(self.solver.name, self.solver.left())
         model.aim(seconds, "energy")
         fresh.solve(model.m)
