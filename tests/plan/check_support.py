@@ -593,7 +593,7 @@ def _table_faults(plan, problem, table):
         chip = {rank for r in seen for rank in ranks(r)}
         if table.onchip_rows is not None and len(chip) > table.onchip_rows:
             found.add("tier")
-    if table.replicate and problem.devices > 1 and not all(r.replicated for _, r in held):
+    if table.replicate and len(plan.devices) > 1 and not all(r.replicated for _, r in held):
         found.add("tier")
     if table.tt is not None:
         built = [(n, r) for n, r in held if r.tier == "tt"]
@@ -751,7 +751,7 @@ def slow_figures(plan, problem):
     period = 1 / plan.rate if plan.rate else seconds
     memory = max(max(busy[name] for name in ("gather", "tt", "dram")) for busy, *_ in found)
     waits = max(busy["ssd"] for busy, *_ in found) + memory
-    if problem.devices > 1:
+    if len(plan.devices) > 1:
         waits += max(busy["link"] for busy, *_ in found)
     per_sample = found[busiest][0]
     return {

@@ -506,7 +506,13 @@ def test_the_monolithic_model_refuses_what_it_has_not():
 
 def plan_of(value, devices=1):
     return types.SimpleNamespace(
-        devices=(None,) * devices, value=value, bound=value, gap=0.0, intervals=7, bottleneck="dram"
+        devices=(None,) * devices,
+        value=value,
+        bound=value,
+        gap=0.0,
+        intervals=7,
+        bottleneck="dram",
+        cartesian=(),
     )
 
 
@@ -661,14 +667,15 @@ def test_no_baseline_is_better_than_the_plan(name):
 def compared(monkeypatch, tmp_path, scored):
     """A configuration whose plan step is replaced; returns its path."""
     from screc import flow
-    from screc.plan import compare as comparison
+    from screc.plan import further
     from screc.starter import write_starter
 
     problem = problem_of(CURVES)
     monkeypatch.setattr(flow, "run", lambda ctx, target, force: None)
     monkeypatch.setattr(flow, "result", lambda ctx, target: {"value": 1.0})
-    monkeypatch.setattr(comparison, "read_plan", lambda path: plan_of(1.0))
-    monkeypatch.setattr(comparison, "_problem", lambda ctx: problem)
+    monkeypatch.setattr(further, "read_plan", lambda path: plan_of(1.0))
+    monkeypatch.setattr(further, "read_stats", lambda path: [])
+    monkeypatch.setattr(further, "make_problem", lambda config, stats, out: problem)
     write_starter(tmp_path / "new")
     return tmp_path / "new" / "config.toml"
 

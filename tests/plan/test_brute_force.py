@@ -33,6 +33,7 @@ def instance(seed, objective):
 def small_tables_may_be_replicated(monkeypatch):
     """All of these tables are small, whatever share of the tiny devices they take."""
     monkeypatch.setattr(groups, "REPLICATED_SHARE", 1e9)
+    monkeypatch.setattr(groups, "REPLICATED", 64)
 
 
 def check_block(first):

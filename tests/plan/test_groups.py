@@ -137,6 +137,8 @@ def test_coarse_cuts_keep_the_places_where_rules_begin():
 def test_small_tables_of_many_partials_may_be_replicated(monkeypatch):
     demands = {"b": {"replicate": False}, "c": {"replicate": True}}
     problem = problem_of([30, 30, 3000, 20], count=2, demands=demands)
+    assert replicable(problem) == {2}
+    monkeypatch.setattr(module, "REPLICATED", 64)
     assert replicable(problem) == {0, 2, 3}
     monkeypatch.setattr(module, "REPLICATED", 1)
     assert replicable(problem) == {2, 3}  # d has more partials per byte than a
