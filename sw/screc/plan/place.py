@@ -20,6 +20,7 @@ from screc.plan.costs import BYTES, TIMES
 from screc.plan.pool import MARGIN, TIERS, Tier
 from screc.plan.problem import Problem
 from screc.plan.schema import Plan, Range, Stripe, TablePlan, TtPart, table_ranges
+from screc.plan.solver import silenced
 from screc.plan.stamp import device_plan, unmeasured
 from screc.plan.units import STRIPES, Segment, Unit, UnitCosts
 from screc.tt.shape import choose_shape
@@ -347,16 +348,17 @@ def _assignment(
         for (u, _), i in index.items():
             integral[i] = whole[u]
         integral[theta + 1 :] = 1
-        result = milp(
-            goal,
-            constraints=[
-                LinearConstraint(above, -np.inf, limits),
-                LinearConstraint(equal, 1, 1),
-            ],
-            bounds=Bounds(np.zeros(size), upper),
-            integrality=integral,
-            options={"time_limit": WHOLE_LIMIT, "mip_rel_gap": WHOLE_GAP},
-        )
+        with silenced():
+            result = milp(
+                goal,
+                constraints=[
+                    LinearConstraint(above, -np.inf, limits),
+                    LinearConstraint(equal, 1, 1),
+                ],
+                bounds=Bounds(np.zeros(size), upper),
+                integrality=integral,
+                options={"time_limit": WHOLE_LIMIT, "mip_rel_gap": WHOLE_GAP},
+            )
     if result.x is None:
         raise PlanError(
             PlanErrorKind.DRAM, "rows that fit all devices together do not fit them one by one"

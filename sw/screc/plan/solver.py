@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import dataclasses
 import math
+import os
+import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pyomo.environ as pyo
@@ -15,6 +20,24 @@ from screc.errors import ConfigError, PlanError, PlanErrorKind, ToolchainError
 
 MIP_GAP = 1e-4
 """Relative gap at which a solve with an objective ends."""
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """Drop what C++ code prints to stdout meanwhile: HiGHS leaves traces there, ``--json`` none."""
+    sys.stdout.flush()
+    library = ctypes.CDLL(None)
+    kept = os.dup(1)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+            try:
+                yield
+            finally:
+                library.fflush(None)
+                os.dup2(kept, 1)
+    finally:
+        os.close(kept)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +122,8 @@ class Solver:
             If the solver ends without an answer.
         """
         if self.name == "highs":
-            return self._highs(model, gap, limit)
+            with silenced():
+                return self._highs(model, gap, limit)
         return self._other(model, gap)
 
     def _highs(self, model: pyo.ConcreteModel, gap: float, limit: float) -> Outcome:
