@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pyomo.environ as pyo
@@ -29,7 +30,7 @@ def silenced() -> Iterator[None]:
     library = ctypes.CDLL(None)
     kept = os.dup(1)
     try:
-        with open(os.devnull, "wb") as nowhere:
+        with Path(os.devnull).open("wb") as nowhere:
             os.dup2(nowhere.fileno(), 1)
             try:
                 yield
