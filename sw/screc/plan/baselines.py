@@ -942,7 +942,7 @@ def _with_fewer_devices(problem: Problem, least: int) -> Iterator[Problem]:
 def _solve(problem: Problem, time_limit: float | None) -> Plan:
     from screc.plan.solve import solve  # the solver takes half a second to import
 
-    return solve(problem, time_limit=time_limit)
+    return solve(problem, time_limit=time_limit, explained=False)
 
 
 def _solve_placed(problem: Problem, placement: Placement) -> Plan:

@@ -118,22 +118,24 @@ def solve(
     solver: str = "highs",
     time_limit: float | None = None,
     progress: Progress = lambda text: None,
+    explained: bool = True,
 ) -> Plan:
     """Find a plan that is at most ``problem.gap`` from a proven bound, place it and check it.
 
     Raises
     ------
     PlanError
-        If there is none: explained by :mod:`screc.plan.explain`; or if time ran out.
+        If there is none: by :mod:`screc.plan.explain`, if it is to be ``explained``, which takes
+        longer than to find that out; or if time ran out.
     """
     started = time.perf_counter()
     chosen = Solver(solver, time_limit)
-    search = _Search(problem, chosen, progress)
+    search = _Search(problem, chosen, progress, explained=explained)
     several = found = _tried(search)
     bounds = []
     for alone in _alone(problem):
         progress("one device")
-        one = _Search(alone, chosen, lambda text: None)
+        one = _Search(alone, chosen, lambda text: None, explained=False)
         bound = one.least()
         if bound is None:
             continue
@@ -256,7 +258,10 @@ def _alone(problem: Problem) -> list[Problem]:
 class _Search:
     """One problem's search; groups and their cuts get finer as it goes on."""
 
-    def __init__(self, problem: Problem, solver: Solver, progress: Progress) -> None:
+    def __init__(
+        self, problem: Problem, solver: Solver, progress: Progress, *, explained: bool = True
+    ) -> None:
+        self.explained = explained
         self.problem = problem
         self.solver = solver
         self.progress = progress
@@ -347,9 +352,7 @@ class _Search:
     def _require(self) -> None:
         """Raise if there is no plan however long a sample takes."""
         if not self._possible():
-            from screc.plan.explain import explain
-
-            raise explain(self.problem, solver=self.solver.name)
+            raise self._no_plan()
 
     def _least_time(
         self, model: _Model, *, lower: float, guess: float | None, tolerance: float
@@ -364,9 +367,7 @@ class _Search:
             lower, high = high, high * (1 + step)
             step = min(2 * step, 3.0)
             if high > LONGEST:
-                from screc.plan.explain import explain
-
-                raise explain(self.problem, solver=self.solver.name)
+                raise self._no_plan()
         step = 4 * tolerance
         while not lower or lower < high / (1 + 8 * step):
             probe = high / (1 + step)
@@ -414,9 +415,7 @@ class _Search:
         self.progress("relaxed model")
         model = self._model(integral=False)
         if not self._solve(model, required, problem.objective):
-            from screc.plan.explain import explain
-
-            raise explain(problem, solver=self.solver.name)
+            raise self._no_plan()
         self._refine(model)
         self._fix_whole(model)
         self.progress("whole devices")
@@ -424,9 +423,7 @@ class _Search:
         for _ in range(ROUNDS):
             model = self._model()
             if not self._solve(model, required, problem.objective):
-                from screc.plan.explain import explain
-
-                raise explain(problem, solver=self.solver.name)
+                raise self._no_plan()
             if self._refine(model):
                 break
         self.progress("placing")
@@ -451,6 +448,14 @@ class _Search:
         self.progress("bound")
         bound = self._bound_at_rate(required, plan.value)
         return plan.model_copy(update={"bound": bound, "gap": abs(plan.value - bound) / bound})
+
+    def _no_plan(self) -> PlanError:
+        """Say why the pooled model has no solution, in numbers where that is wanted."""
+        if not self.explained:
+            return PlanError(PlanErrorKind.SOLVER, "the pooled model has no solution")
+        from screc.plan.explain import explain
+
+        return explain(self.problem, solver=self.solver.name)
 
     def _unplaced(self) -> PlanError:
         """Say that the pooled model has a solution, and no placement was found."""
