@@ -79,15 +79,3 @@ def test_costs_of_a_rank_on_ssd_fall_with_its_rank():
     curve = zipf_curve(1000, 20.0)
     for cost in (curve.distinct(64), curve.reads(64, 64)):
         assert (np.diff(cost) <= 0).all()
-
-
-def test_coarse_edges_are_exact_near_the_ranks_to_keep():
-    curve = zipf_curve(5000, 1.0)
-    edges = curve.coarse(20, [1234])
-    assert edges[0] == 0
-    assert edges[-1] == 5000
-    assert len(edges) < 70
-    assert curve.is_exact(edges, 1234)
-    assert not curve.is_exact(edges, 3000)
-    sums = curve.between(curve.rates, edges)
-    assert sums.sum() == pytest.approx(curve.lookups)

@@ -21,6 +21,7 @@ from screc.errors import CheckError
 from screc.plan.budget import RESOURCES, Budget
 from screc.plan.catalogue import LATENCY_CYCLES, Catalogue, Pattern
 from screc.plan.costs import STAGES
+from screc.plan.device import TT_FRACTION
 from screc.plan.problem import Problem, TableDemand
 from screc.plan.rates import RateCurve
 from screc.plan.schema import DevicePlan, Plan, Range, TtForm
@@ -43,9 +44,6 @@ TOLERANCE = 1e-9
 
 BEAT, PAGE, RECORD = 64, 4096, 8
 """Bytes of a beat, of an SSD read, and of a lookup record, a result or a partial's header."""
-
-TT_FRACTION = 3
-"""Bits of TT rows below the grid of exact ones."""
 
 MAX_PERIOD = 1 << 24
 """Ranks after which all stripes of a table must repeat."""

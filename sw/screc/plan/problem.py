@@ -11,14 +11,12 @@ from screc.plan.budget import Budget
 from screc.plan.catalogue import Pins
 from screc.plan.rates import RateCurve
 from screc_hw.model import ModelShape, TableShape
-from screc_hw.params import TtLoad
 from screc_hw.protocol import BEAT_BYTES
 from screc_hw.tt.params import TtParams
 from screc_hw.tt.shape import TtShape
 
 if TYPE_CHECKING:
     from screc.plan.catalogue import Pattern
-    from screc.plan.schema import TtPart
 
 Objective = Literal["throughput", "energy", "devices"]
 
@@ -205,20 +203,3 @@ class Problem:
         """Bytes of a device's staging rings that do not depend on the rows on SSD."""
         beats = max(table.row_beats for table in self.tables)
         return STAGED_BLOCKS * STAGING_SLACK_ROWS * beats * BEAT_BYTES
-
-
-def tt_loads(tables: Sequence[TableDemand], parts: Sequence[TtPart | None]) -> list[TtLoad]:
-    """Rows per sample that are rebuilt of every table with a part in TT form."""
-    loads = []
-    for table, part in zip(tables, parts, strict=True):
-        if part is None:
-            continue
-        pinned = min(part.last, part.first + part.pins * part.shape.p[2])
-        first, hot, last = (
-            table.rates.tail(table.rates.rates, rank) for rank in (part.first, pinned, part.last)
-        )
-        rows = first - last
-        loads.append(
-            TtLoad(shape=part.shape, rows=rows, hit_rate=(first - hot) / rows if rows else 0.0)
-        )
-    return loads

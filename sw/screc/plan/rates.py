@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -125,42 +124,9 @@ class RateCurve:
         inside = np.clip(self.edges[1:] - np.maximum(self.edges[:-1], first), 0, None)
         return float(per_rank @ inside)
 
-    def between(self, per_rank: Floats, corners: Ints) -> Floats:
-        """Sum ``per_rank`` between neighbours of ``corners``, which are some of the edges."""
-        sums = np.concatenate([[0.0], np.cumsum(per_rank * self.widths)])
-        return np.diff(sums[np.searchsorted(self.edges, corners)])
-
     def residue_sum(self, per_rank: Floats, first: int, last: int, of: int, residue: int) -> float:
         """Sum ``per_rank`` over the ranks ``[first, last)`` that are ``residue`` modulo ``of``."""
         if of == 1:
             return self.tail(per_rank, first) - self.tail(per_rank, last)
         below = -((residue - self.edges.clip(first, last)) // of)
         return float(per_rank @ np.diff(below))
-
-    def coarse(self, pieces: int, keep: Sequence[int] = ()) -> Ints:
-        """Choose about ``pieces`` intervals, finer at the hot end and around the ranks ``keep``.
-
-        Between chosen edges a cost is replaced by its chord, which is never below it. Next to a
-        rank in ``keep`` every edge is chosen, so that there costs are exact.
-        """
-        count = len(self.edges) - 1
-        if count <= pieces:
-            return self.edges
-        spread = np.geomspace(1, count, pieces).round().astype(int)
-        chosen = {0, count, *spread.tolist()}
-        for rank in keep:
-            near = self._around(rank, 2)
-            steps = 2 ** np.arange(count.bit_length())  # ever wider, as the split may still move
-            around = np.concatenate([near, near[0] - steps, near[-1] + steps])
-            chosen |= set(around[(around >= 0) & (around <= count)].tolist())
-        return self.edges[sorted(chosen)]
-
-    def is_exact(self, edges: Ints, rank: int) -> bool:
-        """Whether ``edges`` hold every corner next to ``rank``: costs there are no chords."""
-        return bool(np.isin(self.edges[self._around(rank, 1)], edges).all())
-
-    def _around(self, rank: int, reach: int) -> Ints:
-        """Indices of the ``reach`` edges below ``rank`` and above it, and of one at it."""
-        low = int(np.searchsorted(self.edges, rank, "left")) - reach
-        high = int(np.searchsorted(self.edges, rank, "right")) - 1 + reach
-        return np.arange(max(0, low), min(len(self.edges) - 1, high) + 1)
