@@ -10,13 +10,15 @@ import click
 
 from screc.errors import CheckError, PlanError
 from screc.plan import baselines
+from screc.plan.baselines import Row
+from screc.plan.check import check
 from screc.plan.instances import Instance, at_rate, find_instance, instances, problem_of
 from screc.plan.problem import Objective, Problem
 from screc.plan.schema import Plan
 
 COLUMNS = (
     *("instance", "objective", "devices", "tables", "solve_seconds", "bound", "value", "gap"),
-    *("best_baseline", "factor_to_best_baseline"),
+    *("best_baseline", "factor_to_best_baseline", "placement_of"),
 )
 """What a person sees of a result."""
 
@@ -44,8 +46,9 @@ def bench(
         ``objective``; ``rate`` in samples per second is what the plan must reach, None for
         ``throughput``; ``solve_seconds`` for this plan alone, ``problem_seconds`` for the catalogue
         of core patterns before it; ``intervals`` of all curves together at last. A baseline without
-        a plan is None and has its reason in ``baseline_reasons``. ``failure`` says why there is no
-        plan, or what the checker found; None where all is well.
+        a plan is None and has its reason in ``baseline_reasons``. Where one is better than what the
+        planner found, its plan is the result's, and ``placement_of`` its name. ``failure`` says why
+        there is no plan, or what the checker found; None where all is well.
 
     Raises
     ------
@@ -59,14 +62,18 @@ def bench(
     for instance in chosen:
         _say(f"{instance.name}: catalogue")
         started = time.perf_counter()
-        problem = problem_of(instance)
+        try:
+            problem = problem_of(instance)
+        except PlanError as error:
+            _say(f"{instance.name}: {error}")
+            results.append(_result(instance, "throughput", 0, 0) | {"failure": str(error)})
+            continue
         seconds = time.perf_counter() - started
         found = run_instance(
             instance,
             problem,
             lambda wanted: solve(wanted, time_limit=time_limit),
             compare=compare,
-            time_limit=time_limit,
         )
         results += [{**result, "problem_seconds": seconds} for result in found]
     return results
@@ -78,7 +85,6 @@ def run_instance(
     solve: Solve,
     *,
     compare: bool,
-    time_limit: float | None = None,
 ) -> list[dict[str, Any]]:
     """Plan one instance for each of its objectives, see :func:`bench`."""
     results = []
@@ -92,10 +98,11 @@ def run_instance(
             wanted = at_rate(problem, objective, instance.rate_share * rate)
         result, plan = _run(instance, wanted, objective, solve)
         if plan is not None:
+            if compare:
+                plan = _add_baselines(result, wanted, plan)
+            _add_plan(result, wanted, plan)
             if objective == "throughput":
                 rate = 1 / plan.value
-            if compare:
-                _add_baselines(result, wanted, plan, time_limit)
         results.append(result)
     return results
 
@@ -103,55 +110,82 @@ def run_instance(
 def _run(
     instance: Instance, problem: Problem, objective: Objective, solve: Solve
 ) -> tuple[dict[str, Any], Plan | None]:
-    """Plan once: the result without baselines, and the plan, if there is one."""
+    """Plan once: the result without the plan's figures, and the plan, if there is one."""
     _say(f"{instance.name}: {objective}")
-    plan, failure = None, None
+    result = _result(instance, objective, problem.devices, len(problem.tables))
+    result["rate"] = problem.rate
+    plan = None
     started = time.perf_counter()
     try:
         plan = solve(problem)
     except (PlanError, CheckError) as error:
-        failure = str(error)
-    seconds = time.perf_counter() - started
+        result["failure"] = str(error)
+    result["solve_seconds"] = time.perf_counter() - started
+    return result, plan
+
+
+def _result(instance: Instance, objective: Objective, devices: int, tables: int) -> dict[str, Any]:
+    """All fields of a result, without a plan."""
     return {
         "instance": instance.name,
         "objective": objective,
         "device_kind": instance.device_kind,
-        "devices": problem.devices,
-        "tables": len(problem.tables),
-        "intervals": plan.intervals if plan else None,
-        "batch": problem.batch,
+        "devices": devices,
+        "tables": tables,
+        "intervals": None,
+        "batch": instance.batch,
         "format": instance.format,
         "tt_rule": instance.tt_rule,
         "seed": instance.seed,
-        "rate": problem.rate,
-        "solve_seconds": seconds,
-        "bound": plan.bound if plan else None,
-        "value": plan.value if plan else None,
-        "gap": plan.gap if plan else None,
-        "bottleneck": plan.bottleneck if plan else None,
-        "checker_ok": plan is not None,
-        "failure": failure,
+        "rate": None,
+        "solve_seconds": None,
+        "bound": None,
+        "value": None,
+        "gap": None,
+        "bottleneck": None,
+        "checker_ok": False,
+        "placement_of": None,
+        "failure": None,
         "baselines": {},
         "baseline_reasons": {},
         "baseline_notes": {},
+        "baseline_seconds": {},
         "best_baseline": None,
         "factor_to_best_baseline": None,
-    }, plan
+    }
 
 
-def _add_baselines(
-    result: dict[str, Any], problem: Problem, plan: Plan, time_limit: float | None
-) -> None:
-    rows = []
+def _add_plan(result: dict[str, Any], problem: Problem, plan: Plan) -> None:
+    """Add a plan's figures, and what the checker says of them."""
+    for name in ("intervals", "bound", "value", "gap", "bottleneck"):
+        result[name] = getattr(plan, name)
+    try:
+        check(plan, problem)
+        result["checker_ok"] = True
+    except CheckError as error:
+        result["failure"] = str(error)
+
+
+def _add_baselines(result: dict[str, Any], problem: Problem, plan: Plan) -> Plan:
+    """Add the baselines' figures; returns the best plan of all."""
+    rows: list[Row] = []
     for name in baselines.names():
         _say(f"{result['instance']}: {result['objective']}: {name}")
-        rows.append(baselines.compare_one(problem, plan, name, time_limit=time_limit))
+        try:
+            row = baselines.compare_one(problem, plan, name, known=rows)
+        except Exception as error:  # minutes of results are not lost for one that fails
+            row = Row(name, None, None, reason=f"{type(error).__name__}: {error}")
+        rows.append(row)
+    chosen, result["placement_of"] = baselines.best_plan(problem, plan, rows)
+    rows = baselines.beside(chosen, rows)
     best = baselines.best_baseline(rows)
     result["baselines"] = {row.name: row.value for row in rows}
     result["baseline_reasons"] = {row.name: row.reason for row in rows if row.reason}
     result["baseline_notes"] = {row.name: row.note for row in rows if row.note}
+    result["baseline_seconds"] = {row.name: row.seconds for row in rows}
     result["best_baseline"] = best.name if best else None
     result["factor_to_best_baseline"] = best.factor if best else None
+    return chosen
 
 
 def _say(text: str) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -20,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from screc.compile.layout import PAGE_BYTES
-from screc.errors import PlanError, PlanErrorKind
+from screc.errors import CheckError, PlanError, PlanErrorKind
 from screc.plan.budget import Budget
+from screc.plan.check import measure
 from screc.plan.costs import (
     RowSizes,
     lookup_loads,
@@ -31,6 +33,7 @@ from screc.plan.costs import (
 )
 from screc.plan.problem import DeviceClass, Problem, TableDemand
 from screc.plan.schema import Plan, Range, TablePlan
+from screc.plan.stamp import stamped
 from screc_hw.protocol import BEAT_BYTES
 
 Floats = NDArray[np.float64]
@@ -40,7 +43,10 @@ STEPS = 100
 """Steps of RecShard's inverse coverage curves: each is a percent of a table's lookups."""
 
 TIME_LIMIT = 30.0
-"""Seconds that RecShard's program may take; then its incumbent counts."""
+"""Seconds that one baseline or ablation may take; then the best that it has counts."""
+
+POOLED_TIME = 0.25
+"""Share of it that is for cutting tables for all devices pooled."""
 
 REL_GAP = 1e-3
 """Relative gap at which RecShard's program is solved."""
@@ -58,6 +64,9 @@ RING_MARGIN = 1.25
 MOST_PROPOSALS = 64
 """Proposals of one kind that the TorchRec-like planner rates at first, evenly spaced; then those
 next to the best one."""
+
+LEAST_GAIN = 1e-9
+"""Relative: what a baseline must be better by, to be the plan."""
 
 MORE_DEVICES = 2
 """For energy: counts of devices that are tried beside the fewest that do."""
@@ -77,17 +86,23 @@ class Placement:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line of a comparison; ``factor`` is its value ÷ the plan's."""
+    """One line of a comparison; ``factor`` is its value ÷ the plan's.
+
+    ``plan`` is that of the value, as the checker recomputed it; None where there is no value.
+    """
 
     name: str
     value: float | None
     factor: float | None
     reason: str | None = None
     note: str | None = None
+    seconds: float = 0.0
+    plan: Plan | None = dataclasses.field(default=None, repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """What ``screc plan --compare --json`` says of it."""
-        return dataclasses.asdict(self)
+        names = ("name", "value", "factor", "reason", "note", "seconds")
+        return {name: getattr(self, name) for name in names}
 
 
 # --- what tables and devices look like to the baselines ---
@@ -507,6 +522,8 @@ def two_tier(
     from pyomo.contrib.solver.common.results import SolutionStatus
     from pyomo.contrib.solver.solvers.highs import Highs
 
+    from screc.plan.solver import silenced  # it brings Pyomo, which takes half a second
+
     choices = [
         (m, j, i)
         for m, device in enumerate(devices)
@@ -565,13 +582,14 @@ def two_tier(
         return total(m, lambda j, i: bytes_slow(j, i) / scale) <= devices[m].slow_bytes / scale
 
     model.objective = pyo.Objective(expr=model.C)
-    result = Highs().solve(
-        model,
-        time_limit=time_limit,
-        rel_gap=rel_gap,
-        raise_exception_on_nonoptimal_result=False,
-        load_solutions=False,
-    )
+    with silenced():
+        result = Highs().solve(
+            model,
+            time_limit=time_limit,
+            rel_gap=rel_gap,
+            raise_exception_on_nonoptimal_result=False,
+            load_solutions=False,
+        )
     if result.solution_status not in (SolutionStatus.optimal, SolutionStatus.feasible):
         return None
     result.solution_loader.load_vars()
@@ -602,8 +620,9 @@ def _slowest(
 def recshard(problem: Problem, *, time_limit: float = TIME_LIMIT) -> Placement:
     """Place tables by RecShard's program: a cut of each between DRAM and SSD, and its device.
 
-    Where the program is too large, or has no incumbent in time, tables are cut for all devices
-    pooled, and assigned then, those of the longest time first, to the device of the least time.
+    Where the program is too large, or not solved in time, tables are cut for all devices pooled,
+    and assigned then, those of the longest time first, to the device of the least time; the better
+    of this and the incumbent counts.
 
     Raises
     ------
@@ -622,18 +641,27 @@ def recshard(problem: Problem, *, time_limit: float = TIME_LIMIT) -> Placement:
     reserve = RING_MARGIN * ring / max(ssds, 1) + setting.slack if ring else 0.0
     rooms -= [reserve if device.ssd_rate else 0.0 for device in setting.devices]
     products = len(rooms) * sum(len(table.rows) for table in tables)
-    whole = None
+    whole, seconds = None, math.inf
     if products <= MOST_PRODUCTS:
-        whole = two_tier(tables, _two_tier_devices(setting, rooms), time_limit=time_limit)
+        limit = time_limit * (1 - POOLED_TIME)
+        whole = two_tier(tables, _two_tier_devices(setting, rooms), time_limit=limit)
     if whole is not None:
         owner = dict(zip(numbers, whole.device, strict=True))
         rows = {n: int(t.rows[i]) for n, t, i in zip(numbers, tables, whole.step, strict=True)}
-        note = "solved" if whole.proven else f"incumbent after {time_limit:g} s"
-    else:
-        pooled = _pooled(setting, tables, rooms, time_limit)
-        cut = [int(table.rows[i]) for table, i in zip(tables, pooled, strict=True)]
-        owner, rows = _assign(setting, tables, cut, rooms)
-        note = "cut for all devices pooled, then assigned greedily"
+        seconds = whole.seconds
+        note = "solved" if whole.proven else f"incumbent after {limit:.0f} s"
+    if whole is None or not whole.proven:
+        try:
+            pooled = _pooled(setting, tables, rooms, time_limit * POOLED_TIME)
+            cut = [int(table.rows[i]) for table, i in zip(tables, pooled, strict=True)]
+            assigned = _assign(setting, tables, cut, rooms)
+        except PlanError:
+            if whole is None:
+                raise
+        else:
+            if assigned[2] < seconds:
+                owner, rows, _ = assigned
+                note = "cut for all devices pooled, then assigned greedily"
     return dataclasses.replace(_with_rings(setting, owner, rows), note=note)
 
 
@@ -716,10 +744,11 @@ def _parallel(seconds: Iterator[float]) -> float:
 
 def _assign(
     setting: _Setting, tables: Sequence[TwoTierTable], cut: Sequence[int], rooms: Floats
-) -> tuple[dict[int, int], dict[int, int]]:
+) -> tuple[dict[int, int], dict[int, int], float]:
     """Assign cut tables to devices, those of the longest time first, to that of the least time.
 
-    Where none has room for the rows in DRAM, the emptiest device takes as many as fit.
+    Where none has room for the rows in DRAM, the emptiest device takes as many as fit. Returns
+    owners, rows in DRAM, and the seconds per sample of the slowest device.
     """
     devices = _two_tier_devices(setting, rooms)
     room, ssd = rooms.copy(), np.array([device.slow_bytes for device in devices])
@@ -751,7 +780,7 @@ def _assign(
         room[chosen] -= rows * table.stride
         ssd[chosen] -= (table.size - rows) * table.stride
         owner[number], dram[number] = chosen, rows
-    return owner, dram
+    return owner, dram, float(load.max(initial=0.0))
 
 
 def _share(demand: TableDemand, rows: int) -> float:
@@ -797,7 +826,7 @@ def _rate(demand: TableDemand, rank: int) -> float:
 
 # --- all of them ---
 
-BASELINES: Mapping[str, Callable[[Problem], Placement]] = {
+BASELINES: Mapping[str, Callable[..., Placement]] = {
     "greedy_size": lambda problem: greedy(problem, _by_size),
     "greedy_lookups": lambda problem: greedy(problem, _by_lookups),
     "greedy_size_lookups": lambda problem: greedy(problem, _by_both),
@@ -805,6 +834,9 @@ BASELINES: Mapping[str, Callable[[Problem], Placement]] = {
     "torchrec": torchrec,
 }
 """Placements by name."""
+
+TIMED = frozenset({"recshard"})
+"""Those that take the time they are given, as ``time_limit``."""
 
 
 def without_tt(problem: Problem) -> Problem:
@@ -846,9 +878,12 @@ ABLATIONS: Mapping[str, Callable[[Problem], Problem]] = {
 """The planner itself with less to choose from."""
 
 
-def compare(problem: Problem, plan: Plan, *, time_limit: float | None = None) -> list[Row]:
+def compare(problem: Problem, plan: Plan, *, time_limit: float = TIME_LIMIT) -> list[Row]:
     """Score every baseline and every ablation on a problem that ``plan`` solves."""
-    return [compare_one(problem, plan, name, time_limit=time_limit) for name in names()]
+    rows: list[Row] = []
+    for name in names():
+        rows.append(compare_one(problem, plan, name, time_limit=time_limit, known=rows))
+    return rows
 
 
 def names() -> list[str]:
@@ -856,17 +891,38 @@ def names() -> list[str]:
     return [*BASELINES, *ABLATIONS]
 
 
-def compare_one(problem: Problem, plan: Plan, name: str, *, time_limit: float | None = None) -> Row:
-    """Score one baseline or ablation; without a value where it has no plan, with the reason."""
-    note = None
+def compare_one(
+    problem: Problem,
+    plan: Plan,
+    name: str,
+    *,
+    time_limit: float = TIME_LIMIT,
+    known: Sequence[Row] = (),
+) -> Row:
+    """Score one baseline or ablation; without a value where it has no plan, with the reason.
+
+    Parameters
+    ----------
+    time_limit
+        Seconds; the best plan that was found by then counts.
+    known
+        Rows so far: those of their plans that an ablation allows are plans of it too.
+    """
+    started = time.perf_counter()
+    found: Plan | None = None
+    reason = note = None
     try:
         if name in BASELINES:
-            value, note = _score(problem, plan, BASELINES[name])
+            found, note = _score(problem, plan, name, started + time_limit)
         else:
-            value = _ablated(problem, plan, name, time_limit)
-    except PlanError as error:
-        return Row(name, None, None, reason=str(error).splitlines()[0])
-    return Row(name, value, value / plan.value, note=note or None)
+            found, note = _ablated(problem, plan, name, time_limit, known)
+    except (PlanError, CheckError) as error:
+        reason = str(error).splitlines()[0]
+    seconds = time.perf_counter() - started
+    if found is None:
+        return Row(name, None, None, reason=reason, seconds=seconds)
+    value = found.value
+    return Row(name, value, value / plan.value, note=note or None, seconds=seconds, plan=found)
 
 
 def best_baseline(rows: Sequence[Row]) -> Row | None:
@@ -875,53 +931,121 @@ def best_baseline(rows: Sequence[Row]) -> Row | None:
     return min(found, key=lambda row: row.value or math.inf, default=None)
 
 
-def _ablated(problem: Problem, plan: Plan, name: str, time_limit: float | None) -> float:
+def best_plan(problem: Problem, plan: Plan, rows: Sequence[Row]) -> tuple[Plan, str | None]:
+    """The best of ``plan`` and the rows' plans, and the name of its row; None for ``plan`` itself.
+
+    A row's plan is one of ``problem`` too. The checker says its figures; bound, intervals, merged
+    tables and time to solve are those of ``plan``.
+    """
+    found, name = plan, None
+    for row in rows:
+        if row.plan is None or row.plan is plan:
+            continue
+        try:
+            checked = measure(row.plan, problem)
+        except CheckError:  # not of this problem: its tables are not merged
+            continue
+        if checked.value < found.value * (1 - LEAST_GAIN):
+            found, name = stamped(row.plan, checked, plan.intervals), row.name
+    if name is None:
+        return plan, None
+    bound = min(plan.bound, found.value)
+    return found.model_copy(
+        update={
+            "bound": bound,
+            "gap": (found.value - bound) / bound,
+            "solve_seconds": plan.solve_seconds,
+            "cartesian": plan.cartesian,
+        }
+    ), name
+
+
+def beside(plan: Plan, rows: Sequence[Row]) -> list[Row]:
+    """Rows with their factors to another plan."""
+    return [
+        row if row.value is None else dataclasses.replace(row, factor=row.value / plan.value)
+        for row in rows
+    ]
+
+
+def _keeps(plan: Plan, problem: Problem) -> bool:
+    """Whether a plan is one of another problem, too."""
+    try:
+        measure(plan, problem)
+    except CheckError:
+        return False
+    return True
+
+
+def _ablated(
+    problem: Problem, plan: Plan, name: str, time_limit: float, known: Sequence[Row]
+) -> tuple[Plan, str]:
+    """Plan of an ablation; ``plan`` itself where it does without what is taken away.
+
+    Raises
+    ------
+    PlanError
+        If none was found in time and none of the known plans is one.
+    """
+    started = time.perf_counter()
     less = ABLATIONS[name](problem)
-    same = {
-        "without_tt": not any(table.tt for table in problem.tables),
-        "without_stripes": problem.devices == 1,
-        "without_onchip": not any(table.onchip for table in problem.tables),
-    }
-    return plan.value if same[name] else _solve(less, time_limit).value
+    if _keeps(plan, less):
+        return plan, ""
+    allowed = [row for row in known if row.plan is not None and _keeps(row.plan, less)]
+    best = min(allowed, key=lambda row: row.value or math.inf, default=None)
+    try:
+        found = _solve(less, time_limit - (time.perf_counter() - started))
+    except PlanError as error:
+        if best is None or best.plan is None:
+            raise
+        return best.plan, f"as {best.name}: {str(error).splitlines()[0]}"
+    if best is not None and best.plan is not None and best.plan.value < found.value:
+        return best.plan, f"as {best.name}: the planner found {found.value:.6g}"
+    stopped = time.perf_counter() - started >= time_limit
+    return found, f"the best in {time_limit:g} s" if stopped else ""
 
 
-def _score(
-    problem: Problem, plan: Plan, place: Callable[[Problem], Placement]
-) -> tuple[float, str]:
-    """Value of a baseline; for ``energy`` and ``devices`` with as many devices as suit it best.
+def _score(problem: Problem, plan: Plan, name: str, end: float) -> tuple[Plan, str]:
+    """Plan of a baseline; for ``energy`` and ``devices`` with as many devices as suit it best.
 
-    For ``devices`` from the proven fewest on; for ``energy`` from one fewer than ``plan`` uses.
+    For ``devices`` from the proven fewest on; for ``energy`` from one fewer than ``plan`` uses. No
+    further count is tried after ``end``.
 
     Raises
     ------
     PlanError
         If it has no plan with any count of devices: that of all devices.
     """
-    if problem.objective == "throughput" or problem.devices == 1:
-        placement = place(problem)
-        return _solve_placed(problem, placement).value, placement.note
+    several = problem.objective != "throughput" and problem.devices > 1
     least = len(plan.devices) - 1
     if problem.objective == "devices":
         least = math.ceil(plan.bound - 1e-6)
-    best: tuple[float, str] | None = None
+    choices = list(_with_fewer_devices(problem, least)) if several else [problem]
+    best: tuple[Plan, str] | None = None
     fewest = problem.devices
     failure: PlanError | None = None
-    for fewer in _with_fewer_devices(problem, least):
+    for number, fewer in enumerate(choices):
         if best is not None and fewer.devices > fewest + MORE_DEVICES:
             break
+        left = end - time.perf_counter()
+        if number and left <= 0:
+            break
         try:
-            placement = place(fewer)
-            value = _solve_placed(fewer, placement).value
+            if name in TIMED:
+                placement = BASELINES[name](fewer, time_limit=left / (len(choices) - number))
+            else:
+                placement = BASELINES[name](fewer)
+            found = _solve_placed(fewer, placement)
         except PlanError as error:
             failure = error
             continue
         fewest = min(fewest, fewer.devices)
-        if best is None or value < best[0]:
-            best = (value, placement.note)
+        if best is None or found.value < best[0].value:
+            best = (found, placement.note)
         if problem.objective == "devices":
             break
     if best is None:
-        assert failure is not None
+        assert failure is not None  # one count is tried at least
         raise failure
     return best
 
@@ -939,10 +1063,10 @@ def _with_fewer_devices(problem: Problem, least: int) -> Iterator[Problem]:
         yield dataclasses.replace(problem, classes=classes)
 
 
-def _solve(problem: Problem, time_limit: float | None) -> Plan:
-    from screc.plan.solve import solve  # the solver takes half a second to import
+def _solve(problem: Problem, time_limit: float) -> Plan:
+    from screc.plan.solve import unproven  # the solver takes half a second to import
 
-    return solve(problem, time_limit=time_limit, explained=False)
+    return unproven(problem, time_limit=time_limit)
 
 
 def _solve_placed(problem: Problem, placement: Placement) -> Plan:

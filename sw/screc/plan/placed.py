@@ -18,7 +18,7 @@ from screc.plan.check import measure
 from screc.plan.costs import BYTES, TIMES
 from screc.plan.place import stripe_over_cores
 from screc.plan.problem import Problem
-from screc.plan.schema import Plan, TablePlan
+from screc.plan.schema import Plan, TablePlan, table_ranges
 from screc.plan.stamp import device_plan, stamped, unmeasured
 from screc.plan.units import Unit, UnitCosts
 
@@ -182,14 +182,7 @@ def _plan(rated: UnitCosts, given: Sequence[_Given], chosen: Sequence[tuple[floa
             continue
         pattern = problem.classes[device.klass].patterns[number]
         tables = tuple(
-            TablePlan(
-                table=plan.table,
-                ranges=tuple(
-                    part
-                    for r in plan.ranges
-                    for part in stripe_over_cores(r, pattern.memory, shift)
-                ),
-            )
+            _over_cores(problem, plan, pattern.memory, shift, alone=len(given) == 1)
             for shift, plan in enumerate(device.tables)
         )
         devices.append(
@@ -204,3 +197,22 @@ def _plan(rated: UnitCosts, given: Sequence[_Given], chosen: Sequence[tuple[floa
         )
     plan = unmeasured(problem, devices)
     return stamped(plan, measure(plan, problem), 0)
+
+
+def _over_cores(
+    problem: Problem, plan: TablePlan, cores: int, shift: int, *, alone: bool
+) -> TablePlan:
+    """Share a table's ranges among the memory cores; of one device, in the form that is built."""
+    if not alone:
+        ranges = [part for r in plan.ranges for part in stripe_over_cores(r, cores, shift)]
+        return plan.model_copy(update={"ranges": tuple(ranges)})
+    table = next(table for table in problem.tables if table.shape.name == plan.table)
+    made = table_ranges(
+        table.shape.rows,
+        plan.resident_rows,
+        cores,
+        shift,
+        onchip=plan.onchip_rows,
+        replicated=bool(table.replicate),
+    )
+    return plan.model_copy(update={"ranges": made})

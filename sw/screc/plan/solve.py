@@ -160,6 +160,31 @@ def solve(
     )
 
 
+def unproven(problem: Problem, *, time_limit: float) -> Plan:
+    """Find a plan as :func:`solve` does, but in ``time_limit`` seconds and without a bound.
+
+    What was placed when time ran out is the plan; its bound and gap say nothing.
+
+    Raises
+    ------
+    PlanError
+        If none was found.
+    """
+    solver = Solver("highs", time_limit)
+    best: Plan | PlanError | None = None
+    for each in (problem, *_alone(problem)):
+        search = _Search(each, solver, lambda text: None, explained=False, proven=False)
+        if isinstance(best, Plan) and not search.may_beat(best.value):
+            continue
+        found = _tried(search)
+        if best is None or isinstance(found, Plan):
+            best = found
+    if not isinstance(best, Plan):
+        assert best is not None  # the problem itself was tried
+        raise best
+    return best
+
+
 def _tried(search: _Search) -> Plan | PlanError:
     """Return the search's plan, or why there is none."""
     try:
@@ -259,9 +284,16 @@ class _Search:
     """One problem's search; groups and their cuts get finer as it goes on."""
 
     def __init__(
-        self, problem: Problem, solver: Solver, progress: Progress, *, explained: bool = True
+        self,
+        problem: Problem,
+        solver: Solver,
+        progress: Progress,
+        *,
+        explained: bool = True,
+        proven: bool = True,
     ) -> None:
         self.explained = explained
+        self.proven = proven
         self.problem = problem
         self.solver = solver
         self.progress = progress
@@ -298,6 +330,8 @@ class _Search:
             seconds = upper * (1 + slack)
             if plan is not None and plan.value <= seconds * (1 + MIP_TOLERANCE):
                 break
+            if plan is not None and not self.proven and self.solver.over:
+                break
             if not self._solve(model, seconds, "energy"):
                 continue
             found = self._placed(model, seconds)
@@ -308,6 +342,8 @@ class _Search:
                 plan = found
         if plan is None:
             raise self._unplaced()
+        if not self.proven:
+            return plan
         self.progress("bound")
         bound = self._bound(min(upper, plan.value))
         return plan.model_copy(update={"bound": bound, "gap": (plan.value - bound) / bound})
@@ -445,6 +481,8 @@ class _Search:
                 seconds = required * (1 - next(slacks, 1.0))
         if plan is None:
             raise self._unplaced()
+        if not self.proven:
+            return plan
         self.progress("bound")
         bound = self._bound_at_rate(required, plan.value)
         return plan.model_copy(update={"bound": bound, "gap": abs(plan.value - bound) / bound})
@@ -486,7 +524,7 @@ class _Search:
         model.m.most = pyo.Constraint(expr=used <= count)
         fresh = Solver(self.solver.name, self.solver.left())
         model.aim(seconds, "energy")
-        fresh.solve(model.m)
+        fresh.solve(model.m, gap=ENERGY_GAP, limit=STEP_LIMIT)
         model.m.del_component(model.m.most)
 
     def _bound_at_rate(self, required: float, value: float) -> float:
@@ -515,6 +553,14 @@ class _Search:
             return self._least_time(model, lower=0.0, guess=None, tolerance=LP_TOLERANCE)
         except PlanError:
             return None
+
+    def may_beat(self, value: float) -> bool:
+        """Whether the relaxed model has a lower value, as far as that is found out in time."""
+        try:
+            bound = self.least()
+        except PlanError:
+            return False
+        return bound is not None and bound < value
 
     # --- shared ---
 

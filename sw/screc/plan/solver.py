@@ -112,6 +112,11 @@ class Solver:
             )
         return left
 
+    @property
+    def over(self) -> bool:
+        """Whether no time is left."""
+        return self._end is not None and time.perf_counter() >= self._end
+
     def solve(
         self, model: pyo.ConcreteModel, *, gap: float = MIP_GAP, limit: float = math.inf
     ) -> Outcome:
