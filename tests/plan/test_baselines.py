@@ -13,7 +13,7 @@ from screc import bench_plan
 from screc.cli import cli
 from screc.devices import DeviceConfig, resolve_device
 from screc.errors import CheckError, ConfigError, PlanError, PlanErrorKind
-from screc.plan import baselines, costs
+from screc.plan import baselines, costs, schema
 from screc.plan.baselines import (
     BASELINES,
     Placement,
@@ -29,10 +29,14 @@ from screc.plan.baselines import (
 )
 from screc.plan.budget import GIB, Budget
 from screc.plan.catalogue import Catalogue
-from screc.plan.instances import find_instance, zipf_curve
+from screc.plan.check import check
+from screc.plan.instances import at_rate, find_instance, zipf_curve
 from screc.plan.monolith import solve_monolith
+from screc.plan.placed import solve_placed
 from screc.plan.problem import DeviceClass, Problem, TableDemand, TtOption
 from screc.plan.rates import RateCurve
+from screc.plan.schema import Range, TablePlan
+from screc.plan.solve import solve, unproven
 from screc_hw.model import FeatureShape, ModelShape, TableShape
 from screc_hw.tt.shape import TtShape
 
@@ -530,8 +534,15 @@ def scored(monkeypatch):
             return plan_of(abs(problem.devices - 3) + 1.0)
         return plan_of(2.0 if problem.objective == "throughput" else problem.devices)
 
+    def keeps(plan, problem):
+        if not problem.split or not any(table.onchip for table in problem.tables):
+            raise CheckError("not so")
+        return plan
+
     monkeypatch.setattr(baselines, "_solve_placed", solve_placed)
     monkeypatch.setattr(baselines, "_solve", lambda problem, limit: plan_of(1.5))
+    monkeypatch.setattr(baselines, "measure", keeps)
+    monkeypatch.setattr(bench_plan, "check", keeps)
     return asked
 
 
@@ -626,6 +637,221 @@ def test_the_bench_takes_half_of_the_best_rate(scored):
     assert first["baseline_reasons"] == {}
 
 
+# --- never worse than a baseline ---
+
+
+def bad_plan(problem, bound):
+    """A valid plan that is far from the best: all rows on SSD, the first device has most."""
+    whole = [
+        TablePlan(
+            table=table.shape.name, ranges=(Range(tier="ssd", first=0, last=table.shape.rows),)
+        )
+        for table in problem.tables
+    ]
+    devices = [[] for _ in range(problem.devices)]
+    devices[0] = whole[:2]
+    devices[-1] += whole[2:]
+    plan = solve_placed(problem, devices)
+    return plan.model_copy(update={"bound": bound, "gap": plan.value / bound - 1})
+
+
+def busy_problem(**more):
+    """Three tables that are read so often that it matters where they are."""
+    curves = [zipf_curve(rows, 40.0, 0.8, pieces=12) for rows in (3000, 5000, 9000)]
+    problem = problem_of(curves, devices=((2, 0.5),), **more)
+    (klass,) = problem.classes
+    pattern = Catalogue(problem.shape, problem.shape, BATCH).make(
+        klass.budget, memory=2, compute=1, onchip_beats=512
+    )
+    return dataclasses.replace(problem, classes=(dataclasses.replace(klass, patterns=(pattern,)),))
+
+
+@pytest.mark.parametrize("objective", ["throughput", "energy", "devices"])
+def test_the_best_plan_of_all_counts(objective):
+    problem = busy_problem()
+    best = solve(problem)
+    if objective != "throughput":
+        problem = at_rate(problem, objective, 1e-3 / bad_plan(problem, 1.0).value)
+        best = solve(problem)
+    bad = bad_plan(problem, best.bound)
+    (result,) = bench_plan.run_instance(
+        find_instance("rm1"), problem, lambda wanted: bad, compare=True
+    )
+    values = [value for value in result["baselines"].values() if value is not None]
+    assert min(values) < bad.value * 0.9
+    assert result["value"] == min(values)
+    assert result["baselines"][result["placement_of"]] == min(values)
+    assert result["checker_ok"] is True
+    assert result["failure"] is None
+    assert result["bound"] == best.bound
+    assert result["gap"] == pytest.approx(min(values) / best.bound - 1)
+    assert result["factor_to_best_baseline"] >= 1
+    assert json.dumps(result)
+
+
+def test_what_the_planner_found_stays_where_it_is_better():
+    problem = busy_problem()
+    plan = solve(problem)
+    rows = compare(problem, plan)
+    assert baselines.best_plan(problem, plan, rows) == (plan, None)
+    assert "without_tt" in {row.name for row in rows if row.plan is plan}
+    assert "without_onchip" not in {row.name for row in rows if row.plan is plan}
+    assert all(row.value >= plan.value for row in rows)
+    assert all(check(row.plan, problem).value == row.value for row in rows)
+    assert all(row.seconds > 0 for row in rows)
+
+
+def test_a_plan_of_another_problem_is_none_of_this():
+    problem = busy_problem()
+    plan = bad_plan(problem, 1e-9)
+    other = solve(busy_problem(demands={"t0": {"ssd": False}}))
+    row = Row("torchrec", other.value, 0.1, plan=other)
+    found, name = baselines.best_plan(problem, plan, [row])
+    assert (found.value, name) == (other.value, "torchrec")
+    strict = busy_problem(demands={"t1": {"onchip": False, "dram": False}})
+    assert baselines.best_plan(strict, plan, [row]) == (plan, None)
+
+
+def test_the_rate_is_half_of_what_a_baseline_reaches(scored, monkeypatch):
+    rates = []
+
+    def run(wanted):
+        rates.append(wanted.rate)
+        return plan_of(4.0)
+
+    monkeypatch.setattr(baselines, "best_plan", lambda problem, plan, rows: (plan_of(0.5), "x"))
+    bench_plan.run_instance(find_instance("mlperf-v2-x4"), problem_of(CURVES), run, compare=True)
+    assert rates == [None, 1.0, 1.0]
+    rates.clear()
+    bench_plan.run_instance(find_instance("mlperf-v2-x4"), problem_of(CURVES), run, compare=False)
+    assert rates == [None, 0.125, 0.125]
+
+
+def test_an_ablation_that_takes_nothing_away_is_the_plan(monkeypatch):
+    monkeypatch.setattr(baselines, "_solve", None)  # would fail
+    problem = busy_problem()
+    plan = bad_plan(problem, 1e-9)
+    for name in baselines.ABLATIONS:
+        assert compare_one(problem, plan, name).plan is plan
+
+
+def test_an_ablation_is_no_worse_than_a_baseline_that_it_allows(monkeypatch):
+    problem = busy_problem()
+    plan = solve(problem)
+    known = [compare_one(problem, plan, name) for name in BASELINES]
+    best = best_baseline(known)
+    own = compare_one(problem, plan, "without_onchip", known=known)
+    assert own.value <= best.value
+    worse = bad_plan(problem, 1e-9)
+    monkeypatch.setattr(baselines, "_solve", lambda problem, limit: worse)
+    row = compare_one(problem, plan, "without_onchip", known=known)
+    assert (row.plan, row.note) == (
+        best.plan,
+        f"as {best.name}: the planner found {worse.value:.6g}",
+    )
+
+    def late(problem, limit):
+        raise PlanError(PlanErrorKind.SOLVER, "too late")
+
+    monkeypatch.setattr(baselines, "_solve", late)
+    row = compare_one(problem, plan, "without_onchip", known=known)
+    assert row.plan is best.plan
+    assert "too late" in row.note
+    alone = compare_one(problem, plan, "without_onchip")
+    assert alone.value is None
+    assert "too late" in alone.reason
+
+
+# --- in time ---
+
+
+def test_a_plan_without_a_bound_is_found_in_the_time():
+    problem = busy_problem()
+    assert unproven(problem, time_limit=60).value == pytest.approx(solve(problem).value, rel=1e-3)
+    with pytest.raises(PlanError, match="time limit"):
+        unproven(problem, time_limit=0)
+
+
+def test_no_more_counts_of_devices_are_tried_when_time_is_over(scored):
+    problem = problem_of(CURVES, devices=((8, 1.0),), objective="energy", rate=1.0)
+    plan = plan_of(1.0, devices=4)
+    assert compare_one(problem, plan, "greedy_size").value == 1.0
+    assert [p.devices for p in scored] == [3, 4, 5]
+    scored.clear()
+    assert compare_one(problem, plan, "greedy_size", time_limit=0).value == 1.0
+    assert [p.devices for p in scored] == [3]
+
+
+def test_programs_share_the_time(scored, monkeypatch):
+    limits = []
+
+    def place(problem, *, time_limit):
+        limits.append(time_limit)
+        raise PlanError(PlanErrorKind.DRAM, "none")
+
+    monkeypatch.setitem(baselines.BASELINES, "recshard", place)
+    problem = problem_of(CURVES, devices=((4, 1.0),), objective="devices", rate=1.0)
+    assert compare_one(problem, plan_of(1), "recshard", time_limit=12).value is None
+    np.testing.assert_allclose(limits, [3, 4, 6, 12], rtol=0.05)
+
+
+def test_recshard_takes_the_better_of_incumbent_and_assignment(monkeypatch):
+    monkeypatch.setattr(baselines, "STEPS", 20)
+    curves = [zipf_curve(5000, lookups, 0.9) for lookups in (9.0, 7.0, 5.0, 4.0, 3.0)]
+    problem = problem_of(curves, devices=((2, 64 * 9000 / 2**20),))
+    right = two_tier
+
+    def stopped(tables, devices, *, time_limit):
+        found = right(tables, devices)
+        if len(devices) == 1:
+            return found
+        poor = dataclasses.replace(found, proven=False, step=(0,) * len(tables), seconds=seconds)
+        return poor
+
+    monkeypatch.setattr(baselines, "two_tier", stopped)
+    seconds = 1.0
+    assert "pooled" in recshard(problem).note
+    seconds = 0.0
+    assert recshard(problem, time_limit=40).note == "incumbent after 30 s"
+
+
+# --- the bench goes on ---
+
+
+def test_a_baseline_that_fails_loses_nothing_else(monkeypatch):
+    def place(problem):
+        raise RuntimeError("lost")
+
+    monkeypatch.setitem(baselines.BASELINES, "greedy_size", place)
+    problem = busy_problem()
+    (result,) = bench_plan.run_instance(find_instance("rm1"), problem, solve, compare=True)
+    assert result["checker_ok"] is True
+    assert result["baselines"]["greedy_size"] is None
+    assert result["baseline_reasons"] == {"greedy_size": "RuntimeError: lost"}
+    assert set(result["baselines"]) == set(baselines.names())
+
+
+def test_the_checker_says_whether_the_plan_is_right():
+    problem = busy_problem()
+    plan = solve(problem)
+    wrong = plan.model_copy(update={"value": plan.value / 2})
+    (result,) = bench_plan.run_instance(
+        find_instance("rm1"), problem, lambda wanted: wrong, compare=False
+    )
+    assert result["checker_ok"] is False
+    assert "value is" in result["failure"]
+
+
+def test_an_instance_without_cores_loses_no_other(monkeypatch):
+    def none(instance):
+        raise PlanError(PlanErrorKind.TIER, "no pattern")
+
+    monkeypatch.setattr(bench_plan, "problem_of", none)
+    first, second = bench_plan.bench(["rm1", "rm2"])
+    assert (first["instance"], second["instance"]) == ("rm1", "rm2")
+    assert "no pattern" in first["failure"]
+
+
 @pytest.mark.parametrize("error", [CheckError("rank 3"), PlanError(PlanErrorKind.SSD, "full")])
 def test_the_bench_goes_on_without_a_plan(error):
     def solve(wanted):
@@ -677,6 +903,7 @@ def compared(monkeypatch, tmp_path, scored):
     monkeypatch.setattr(further, "read_stats", lambda path: [])
     monkeypatch.setattr(further, "make_problem", lambda config, stats, out: problem)
     write_starter(tmp_path / "new")
+    monkeypatch.setattr(further.files, "write_text", None)  # the plan stays as it is
     return tmp_path / "new" / "config.toml"
 
 
@@ -703,3 +930,77 @@ def test_without_compare_there_is_none(compared):
     assert json.loads(found.stdout) == {"value": 1.0}
     other = CliRunner().invoke(cli, ["compile", str(compared), "--compare"])
     assert "No such option" in other.output
+
+
+def hobbled(monkeypatch):
+    """Let the plan step find a poor plan."""
+    from screc.plan import step
+
+    monkeypatch.setattr(
+        step, "solve", lambda problem, **more: bad_plan(problem, solve(problem).bound)
+    )
+
+
+def test_compare_replaces_a_plan_that_is_worse(monkeypatch, tmp_path):
+    from screc.config import load_config
+    from screc.plan.schema import read_plan
+    from screc.plan.step import make_problem
+    from screc.starter import write_starter
+    from screc.stats import read_stats
+
+    hobbled(monkeypatch)
+    write_starter(tmp_path)
+    small = ["--set", "log.samples=2000"]
+
+    def run(step, *more):
+        done = CliRunner().invoke(
+            cli, [step, str(tmp_path / "config.toml"), *small, *more], standalone_mode=False
+        )
+        assert done.exception is None
+        return done
+
+    run("plan")
+    out = tmp_path / "out"
+    worse = read_plan(out / "plan.json")
+    (out / "summary.json").write_text("{}")
+    data = json.loads(run("plan", "--compare", "--json").stdout)
+    first, *rows = data["compare"]
+    values = [row["value"] for row in rows if row["value"] is not None]
+    best = read_plan(out / "plan.json")
+    assert best.value == first["value"] == data["value"] == min(values)
+    assert best.value < worse.value * 0.9
+    assert first["note"].removeprefix("placed as ") in [row["name"] for row in rows]
+    assert {row["factor"] for row in rows if row["value"] == min(values)} == {1.0}
+    assert best.bound == worse.bound
+    assert not (out / "summary.json").exists()  # a verdict on the plan before
+    config = load_config(tmp_path / "config.toml", ["log.samples=2000"])
+    problem = make_problem(config, read_stats(out / "stats.parquet"), out)
+    assert check(best, problem).value == best.value
+    again = json.loads(run("plan", "--compare", "--json").stdout)
+    assert again["compare"][0]["note"] is None
+    assert again["value"] == best.value
+    run("compile")  # it is of the form that is built
+
+
+def test_a_plan_of_merged_tables_gives_way_to_a_better_one_without(monkeypatch, tmp_path):
+    from screc import flow
+    from screc.config import load_config
+    from screc.plan import further
+    from screc.starter import write_starter
+
+    problem = busy_problem()
+    merged = bad_plan(problem, 1e-9).model_copy(update={"cartesian": (("t0", "t1"),)})
+    monkeypatch.setattr(further, "read_plan", lambda path: merged)
+    monkeypatch.setattr(further, "read_stats", lambda path: [])
+    monkeypatch.setattr(further, "make_problem", lambda config, stats, out: problem)
+    one = problem_of([zipf_curve(10, 1.0, 1.0)])
+    monkeypatch.setattr(further, "merged", lambda problem, pairs: one if pairs else problem)
+    monkeypatch.setattr(baselines, "ABLATIONS", {})
+    write_starter(tmp_path)
+    ctx = flow.Context.create(load_config(tmp_path / "config.toml", []), tmp_path, -1)
+    rows = further.tables(ctx, compare=True, explain=False)["compare"]
+    best = schema.read_plan(tmp_path / "plan.json")
+    assert best.cartesian == ()
+    assert check(best, problem).value == best.value == rows[0]["value"]
+    assert best.bound == pytest.approx(solve(problem).bound, rel=1e-6)
+    assert best.value <= min(row["value"] for row in rows if row["value"] is not None)
