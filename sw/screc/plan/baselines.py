@@ -45,9 +45,6 @@ STEPS = 100
 TIME_LIMIT = 30.0
 """Seconds that one baseline or ablation may take; then the best that it has counts."""
 
-POOLED_TIME = 0.25
-"""Share of it that is for cutting tables for all devices pooled."""
-
 REL_GAP = 1e-3
 """Relative gap at which RecShard's program is solved."""
 
@@ -643,16 +640,15 @@ def recshard(problem: Problem, *, time_limit: float = TIME_LIMIT) -> Placement:
     products = len(rooms) * sum(len(table.rows) for table in tables)
     whole, seconds = None, math.inf
     if products <= MOST_PRODUCTS:
-        limit = time_limit * (1 - POOLED_TIME)
-        whole = two_tier(tables, _two_tier_devices(setting, rooms), time_limit=limit)
+        whole = two_tier(tables, _two_tier_devices(setting, rooms), time_limit=time_limit)
     if whole is not None:
         owner = dict(zip(numbers, whole.device, strict=True))
         rows = {n: int(t.rows[i]) for n, t, i in zip(numbers, tables, whole.step, strict=True)}
         seconds = whole.seconds
-        note = "solved" if whole.proven else f"incumbent after {limit:.0f} s"
+        note = "solved" if whole.proven else f"incumbent after {time_limit:.0f} s"
     if whole is None or not whole.proven:
         try:
-            pooled = _pooled(setting, tables, rooms, time_limit * POOLED_TIME)
+            pooled = _pooled(setting, tables, rooms)
             cut = [int(table.rows[i]) for table, i in zip(tables, pooled, strict=True)]
             assigned = _assign(setting, tables, cut, rooms)
         except PlanError:
@@ -712,28 +708,49 @@ def _two_tier_devices(setting: _Setting, rooms: Floats) -> list[TwoTierDevice]:
     ]
 
 
-def _pooled(
-    setting: _Setting, tables: Sequence[TwoTierTable], rooms: Floats, time_limit: float
-) -> tuple[int, ...]:
-    """Steps of all tables where one device has the memory and bandwidth of all."""
+def _pooled(setting: _Setting, tables: Sequence[TwoTierTable], rooms: Floats) -> list[int]:
+    """Steps of all tables where one device has the memory and bandwidth of all.
+
+    The steps that save most time per byte first, until the next one of no table fits: rows get
+    colder along a table, so that no cut is better by more than one step saves.
+    """
     devices = _two_tier_devices(setting, rooms)
-    every = range(len(tables))
-    one = TwoTierDevice(
-        fast_bytes=float(rooms.sum()),
-        slow_bytes=sum(device.slow_bytes for device in devices),
-        fast=[1 / sum(1 / device.fast[j] for device in devices) for j in every],
-        slow=[_parallel(device.slow[j] for device in devices) for j in every],
+    fast = [1 / sum(1 / device.fast[j] for device in devices) for j in range(len(tables))]
+    slow = [_parallel(device.slow[j] for device in devices) for j in range(len(tables))]
+    # without an SSD all rows are in DRAM
+    step = [0 if math.isfinite(slow[j]) else len(t.rows) - 1 for j, t in enumerate(tables)]
+    room = float(rooms.sum()) - sum(
+        float(table.rows[i]) * table.stride for table, i in zip(tables, step, strict=True)
     )
-    found = two_tier(tables, [one], time_limit=time_limit)
-    if found is None:
-        needed = sum(float(t.rows[0]) * t.stride for t in tables)
-        size = sum(t.size * t.stride for t in tables)
+    saved, sizes, owner = [], [], []
+    for j, table in enumerate(tables):
+        more = np.diff(table.rows[step[j] :]) * table.stride
+        seconds = np.diff(table.share[step[j] :]) * table.lookups * (slow[j] - fast[j])
+        saved.append(np.minimum.accumulate(seconds / more))
+        sizes.append(more)
+        owner.append(np.full(len(more), j))
+    order = np.argsort(-np.concatenate(saved), kind="stable")
+    closed = [False] * len(tables)
+    for j, more in zip(
+        np.concatenate(owner)[order].tolist(), np.concatenate(sizes)[order].tolist(), strict=True
+    ):
+        closed[j] = closed[j] or more > room
+        if not closed[j]:
+            step[j] += 1
+            room -= more
+    behind = sum(
+        (table.size - float(table.rows[i])) * table.stride
+        for table, i in zip(tables, step, strict=True)
+    )
+    most = sum(device.slow_bytes for device in devices)
+    if room < 0 or behind > most:
+        size = sum(table.size * table.stride for table in tables)
         raise PlanError(
             PlanErrorKind.DRAM,
-            f"tables of {size:,.0f} bytes, of which at least {needed:,.0f} in DRAM, do not fit "
-            f"{one.fast_bytes:,.0f} bytes of DRAM and {one.slow_bytes:,.0f} of SSD",
+            f"tables of {size:,.0f} bytes do not fit {rooms.sum():,.0f} bytes of DRAM and "
+            f"{most:,.0f} of SSD",
         )
-    return found.step
+    return step
 
 
 def _parallel(seconds: Iterator[float]) -> float:
@@ -1032,7 +1049,8 @@ def _score(problem: Problem, plan: Plan, name: str, end: float) -> tuple[Plan, s
             break
         try:
             if name in TIMED:
-                placement = BASELINES[name](fewer, time_limit=left / (len(choices) - number))
+                share = left / min(2, len(choices) - number)
+                placement = BASELINES[name](fewer, time_limit=share)
             else:
                 placement = BASELINES[name](fewer)
             found = _solve_placed(fewer, placement)
