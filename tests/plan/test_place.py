@@ -8,7 +8,8 @@ import pytest
 from screc.errors import PlanError
 from screc.plan.catalogue import Pins
 from screc.plan.check import measure
-from screc.plan.place import Decision, place
+from screc.plan.decision import Decision
+from screc.plan.place import place
 from screc.plan.schema import Stripe
 from screc.plan.units import STRIPES, Unit, UnitCosts
 from tests.plan.support import problem_of

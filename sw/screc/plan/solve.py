@@ -17,8 +17,9 @@ from screc.errors import CheckError, PlanError, PlanErrorKind
 from screc.plan import pool
 from screc.plan.catalogue import Pattern, uneven_beats
 from screc.plan.check import Checked, Rule, measure
+from screc.plan.decision import Decision
 from screc.plan.groups import Group, Interval, Ints, make_groups
-from screc.plan.place import Decision, place
+from screc.plan.place import place
 from screc.plan.pool import Pooled, Tier, build_model
 from screc.plan.problem import Problem
 from screc.plan.schema import Plan
@@ -661,16 +662,28 @@ class _Search:
         return not around
 
     def _placed(self, model: _Model, seconds: float) -> Plan | None:
-        """Place the model's solution and check it; None where no placement keeps its room."""
+        """Place the model's solution and check it; None where no placement keeps its room.
+
+        Tables whole, where that may be; cut into stripes only if that is not near enough.
+        """
+        problem = self.problem
         decision = decide(model.pooled, model.m)
-        try:
-            plan = place(self.problem, decision, seconds)
-            checked: Checked = measure(plan, self.problem)
-        except (PlanError, CheckError) as error:
-            self.broken = error.rule if isinstance(error, CheckError) else None
-            self.reason = str(error).splitlines()[0]
-            return None
-        return stamped(plan, checked, sum(len(c) - 1 for c in self.cuts))
+        several = sum(len(found) for found in decision.patterns) > 1
+        near = seconds * (1 + problem.gap / 2 if problem.rate is None else 1)
+        best: Plan | None = None
+        for whole in (True, False) if several and len(problem.classes) == 1 else (False,):
+            try:
+                plan = place(problem, decision, seconds, whole=whole)
+                checked: Checked = measure(plan, problem)
+            except (PlanError, CheckError) as error:
+                self.broken = error.rule if isinstance(error, CheckError) else None
+                self.reason = str(error).splitlines()[0]
+                continue
+            if best is None or checked.seconds < best.seconds:
+                best = stamped(plan, checked, sum(len(c) - 1 for c in self.cuts))
+            if best.seconds <= near:
+                break
+        return best
 
 
 def decide(pooled: Pooled, m: pyo.ConcreteModel) -> Decision:
