@@ -188,6 +188,25 @@ def test_projected_tables_are_narrow_where_samples_are_computed():
     assert problem.compute_shape.top_inputs == 24
 
 
+def test_tables_that_bring_tt_cores_may_be_in_tt_form():
+    one = instance_of(TABLES, tt={"rank": 4, "tables": ["T1"]})
+    assert (one.tt_rule, instance_of(TABLES).tt_rule) == ("brought, rank 4", "none")
+    with_cores, without = tables_of(one)
+    assert without.tt is None
+    assert (with_cores.tt.last, with_cores.tt.shape.ranks, with_cores.tt.loss) == (100, (4, 4), 0.0)
+    assert with_cores.onchip
+    assert with_cores.dram
+    assert not with_cores.tt_only
+    pins = Pins(memory=1, compute=1, rows=8, columns=8)
+    (klass,) = problem_of(one, pins).classes
+    assert {p.tt is None for p in klass.patterns} == {True, False}
+    assert None in klass.reconstructors
+    (plain,) = problem_of(instance_of(TABLES), pins).classes
+    assert plain.reconstructors == (None,)
+    with pytest.raises(ConfigError, match="no table 'T3'"):
+        tables_of(instance_of(TABLES, tt={"rank": 4, "tables": ["T3"]}))
+
+
 def test_a_wrong_name_has_the_nearest():
     with pytest.raises(ConfigError, match=r"no instance 'rm22'.*rm2"):
         find_instance("rm22")

@@ -34,6 +34,8 @@ from screc.plan.budget import Budget
 from screc.plan.catalogue import Catalogue, Pins, enumerate_patterns
 from screc.plan.problem import DeviceClass, Objective, Problem, TableDemand
 from screc.plan.rates import RateCurve
+from screc.plan.tt import TtWish, reconstructors, with_tt
+from screc_hw.params import DeviceParams
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -158,6 +160,15 @@ class ReuseSource(_Drawn):
 Source = PresetSource | TablesSource | LognormalSource | ReuseSource
 
 
+class TtCores(Record):
+    """``tt``: tables whose model was trained in TT form, so that it costs no accuracy."""
+
+    rank: PositiveInt
+    """Of the TT cores."""
+    tables: tuple[str, ...] = Field(min_length=1)
+    """Names; any of their rows may be in TT form or be kept as they are."""
+
+
 class Instance(Record):
     """``[[instance]]``: a planning problem, and the objectives that it is solved for."""
 
@@ -175,6 +186,8 @@ class Instance(Record):
     """Classes of devices."""
     model: Annotated[Source, Field(discriminator="source")]
     """Where tables and rates come from."""
+    tt: TtCores | None = None
+    """TT cores that the model brings."""
 
     @model_validator(mode="after")
     def _throughput_is_first(self) -> Instance:
@@ -184,8 +197,8 @@ class Instance(Record):
 
     @property
     def tt_rule(self) -> str:
-        """Which tables may be in TT form: none, as no measured loss of accuracy comes with them."""
-        return "none"
+        """Which tables may be in TT form: those that bring TT cores, as no loss was measured."""
+        return f"brought, rank {self.tt.rank}" if self.tt else "none"
 
     @property
     def device_kind(self) -> str:
@@ -247,13 +260,20 @@ def problem_of(instance: Instance, pins: Pins | None = None) -> Problem:
     catalogue = Catalogue(shape, compute_shape, instance.batch)
     devices = sum(device.count for device in instance.device)
     chosen, most = pins or Pins(), onchip_beats(tables)
+    lanes = DeviceParams.lanes(shape)
+    rebuild = reconstructors(tables, slice_lanes=lanes, lanes=None, devices=devices)
     classes = []
     for device in instance.device:
         budget = Budget(resolve_device(device))
         patterns = enumerate_patterns(
-            catalogue, budget, chosen, alone=devices == 1, onchip_beats=most
+            catalogue,
+            budget,
+            chosen,
+            alone=devices == 1,
+            onchip_beats=most,
+            reconstructors=rebuild,
         )
-        classes.append(DeviceClass(budget, device.count, patterns, chosen, most))
+        classes.append(DeviceClass(budget, device.count, patterns, chosen, most, tuple(rebuild)))
     return Problem(
         shape=shape,
         compute_shape=compute_shape,
@@ -295,17 +315,36 @@ def model_of(instance: Instance) -> ModelFile:
 
 @functools.cache
 def tables_of(instance: Instance) -> tuple[TableDemand, ...]:
-    """Return what the instance's tables need; rows may live on chip, in DRAM and on SSD."""
+    """Return what the instance's tables need; rows may live on chip, in DRAM and on SSD.
+
+    And in TT form, where their model brings TT cores.
+
+    Raises
+    ------
+    ConfigError
+        If a table that is to bring some is not there, or cannot be in TT form.
+    """
     shape, _ = planning_shapes(model_of(instance))
     poisson = not isinstance(instance.model, PresetSource) and instance.model.bags == "poisson"
-    return tuple(
+    tables = [
         TableDemand(
             shape=table,
             rates=rates,
             bags=-math.expm1(-rates.lookups) if poisson else 1.0,
         )
         for table, rates in zip(shape.tables, _curves(instance), strict=True)
-    )
+    ]
+    if instance.tt is None:
+        return tuple(tables)
+    numbers = {table.shape.name: number for number, table in enumerate(tables)}
+    wishes = {}
+    for name in instance.tt.tables:
+        if name not in numbers:
+            raise ConfigError(
+                f"no table {name!r}; {nearest(name, list(numbers))}", path=FILE, field="tt.tables"
+            )
+        wishes[numbers[name]] = TtWish(instance.tt.rank, tables[numbers[name]].shape.rows)
+    return tuple(with_tt(tables, wishes, None))
 
 
 @functools.cache
