@@ -199,7 +199,7 @@ def test_tables_that_bring_tt_cores_may_be_in_tt_form():
     assert not with_cores.tt_only
     pins = Pins(memory=1, compute=1, rows=8, columns=8)
     (klass,) = problem_of(one, pins).classes
-    assert {p.tt is None for p in klass.patterns} == {True, False}
+    assert any(p.tt is not None for p in klass.patterns)
     assert None in klass.reconstructors
     (plain,) = problem_of(instance_of(TABLES), pins).classes
     assert plain.reconstructors == (None,)
