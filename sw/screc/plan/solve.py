@@ -669,7 +669,8 @@ class _Search:
         problem = self.problem
         decision = decide(model.pooled, model.m)
         several = sum(len(found) for found in decision.patterns) > 1
-        near = seconds * (1 + problem.gap / 2 if problem.rate is None else 1)
+        energy = problem.objective == "energy"
+        hoped = float(pyo.value(model.m.goal)) / MICRO if energy else seconds
         best: Plan | None = None
         for whole in (True, False) if several and len(problem.classes) == 1 else (False,):
             try:
@@ -679,11 +680,19 @@ class _Search:
                 self.broken = error.rule if isinstance(error, CheckError) else None
                 self.reason = str(error).splitlines()[0]
                 continue
-            if best is None or checked.seconds < best.seconds:
-                best = stamped(plan, checked, sum(len(c) - 1 for c in self.cuts))
-            if best.seconds <= near:
+            found = stamped(plan, checked, sum(len(c) - 1 for c in self.cuts))
+            if best is None or _order(found, seconds) < _order(best, seconds):
+                best = found
+            late, value = _order(best, seconds)
+            if not late and (value if energy else best.seconds) <= hoped * (1 + problem.gap / 2):
                 break
         return best
+
+
+def _order(plan: Plan, seconds: float) -> tuple[float, float]:
+    """What makes one placement better than another: keeping a required rate, then the value."""
+    late = plan.seconds > seconds * (1 + 1e-9) if plan.rate is not None else False
+    return (plan.seconds if late else 0.0, plan.value)
 
 
 def decide(pooled: Pooled, m: pyo.ConcreteModel) -> Decision:
