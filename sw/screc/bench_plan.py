@@ -22,6 +22,9 @@ COLUMNS = (
 )
 """What a person sees of a result."""
 
+BOUND_TOLERANCE = 1e-6
+"""Relative: how far rounding may bring a plan below a bound."""
+
 Solve = Callable[[Problem], Plan]
 
 
@@ -177,6 +180,11 @@ def _add_baselines(result: dict[str, Any], problem: Problem, plan: Plan) -> Plan
             row = Row(name, None, None, reason=f"{type(error).__name__}: {error}")
         rows.append(row)
     chosen, result["placement_of"] = baselines.best_plan(problem, plan, rows)
+    if chosen.value < plan.bound * (1 - BOUND_TOLERANCE):
+        result["failure"] = (
+            f"{result['placement_of']} has the value {chosen.value:.6g}, below the bound "
+            f"{plan.bound:.6g} that was said to be proven"
+        )
     rows = baselines.beside(chosen, rows)
     best = baselines.best_baseline(rows)
     result["baselines"] = {row.name: row.value for row in rows}

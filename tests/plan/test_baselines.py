@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from screc import bench_plan
 from screc.cli import cli
+from screc.compile.layout import make_layout
 from screc.devices import DeviceConfig, resolve_device
 from screc.errors import CheckError, ConfigError, PlanError, PlanErrorKind
 from screc.plan import baselines, costs, schema
@@ -30,6 +31,7 @@ from screc.plan.baselines import (
 from screc.plan.budget import GIB, Budget
 from screc.plan.catalogue import Catalogue
 from screc.plan.check import check
+from screc.plan.device import device_params
 from screc.plan.instances import at_rate, find_instance, zipf_curve
 from screc.plan.monolith import solve_monolith
 from screc.plan.placed import solve_placed
@@ -699,6 +701,39 @@ def test_what_the_planner_found_stays_where_it_is_better():
     assert all(row.value >= plan.value for row in rows)
     assert all(check(row.plan, problem).value == row.value for row in rows)
     assert all(row.seconds > 0 for row in rows)
+
+
+def test_a_baseline_below_the_bound_is_said():
+    problem = busy_problem()
+    bad = bad_plan(problem, 1.0)
+    wrong = bad.model_copy(update={"bound": bad.value * 0.99})
+    (result,) = bench_plan.run_instance(
+        find_instance("rm1"), problem, lambda wanted: wrong, compare=True
+    )
+    assert "below the bound" in result["failure"]
+    assert result["gap"] == 0.0
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_on_one_device_can_be_built(name):
+    rows = (1, 2, 3, 4, 5, 3000)  # some have fewer rows than there are memory cores
+    curves = [zipf_curve(n, 5.0, 0.8, pieces=8) for n in rows]
+    problem = problem_of(
+        curves,
+        devices=((1, 0.1),),
+        demands={"t2": {"dram": False, "ssd": False}, "t3": {"replicate": True}},
+    )
+    (klass,) = problem.classes
+    pattern = Catalogue(problem.shape, problem.shape, BATCH).make(
+        klass.budget, memory=4, compute=1, onchip_beats=64
+    )
+    klass = dataclasses.replace(klass, patterns=(pattern,))
+    problem = dataclasses.replace(problem, classes=(klass,))
+    plan = baselines._solve_placed(problem, BASELINES[name](problem))
+    assert check(plan, problem).value == plan.value
+    layout = make_layout(plan.devices[0], problem.shape, device_params(plan, problem.shape))
+    assert tuple(table.resident_rows for table in layout.tables[:5]) == rows[:5]
+    assert [table.replicated for table in layout.tables] == [n == 3 for n in range(6)]
 
 
 def test_a_plan_of_another_problem_is_none_of_this():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from screc import files
@@ -47,11 +48,13 @@ def tables(ctx: Context, *, compare: bool, explain: bool) -> dict[str, list[dict
 def _compared(ctx: Context, problem: Problem, plan: Plan) -> tuple[Plan, list[Row]]:
     """The best plan of all, in ``plan.json`` now, and the rows of the comparison."""
     merged_problem = merged(problem, plan.cartesian)
+    limit = min(ctx.config.plan.time_limit_s or math.inf, baselines.TIME_LIMIT)
     rows: list[Row] = []
     for name in baselines.names():
         others = problem if name in baselines.BASELINES else merged_problem
         with ctx.progress(name, None):
-            rows.append(baselines.compare_one(others, plan, name, known=rows))
+            row = baselines.compare_one(others, plan, name, time_limit=limit, known=rows)
+            rows.append(row)
     best, source = baselines.best_plan(merged_problem, plan, rows)
     plain = baselines.best_baseline(rows)
     if plan.cartesian and plain is not None and plain.value is not None:

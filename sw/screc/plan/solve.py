@@ -178,8 +178,12 @@ def unproven(problem: Problem, *, time_limit: float) -> Plan:
         if isinstance(best, Plan) and not search.may_beat(best.value):
             continue
         found = _tried(search)
-        if best is None or isinstance(found, Plan):
+        if best is None:
             best = found
+        elif isinstance(found, Plan):
+            best = (
+                min(found, best, key=lambda plan: plan.value) if isinstance(best, Plan) else found
+            )
     if not isinstance(best, Plan):
         assert best is not None  # the problem itself was tried
         raise best
