@@ -56,6 +56,9 @@ STEP_LIMIT = 6.0
 """Seconds that one solve may take: undecided, a time counts as too short for a plan, and not as
 proven so for the bound."""
 
+BOUND_LIMIT = 90.0
+"""Seconds for the bound of an energy or of a count of devices; what is proven by then counts."""
+
 ENERGY_GAP, ANY_GAP = 1e-2, 1e9
 """Relative gaps: of the least energy at a time per sample, and of any solution."""
 
@@ -536,7 +539,7 @@ class _Search:
         """Proven bound of the objective: the solver's, on the optimistic model."""
         model = self._model(optimistic=True)
         model.aim(required, self.problem.objective)
-        outcome = self.solver.solve(model.m)
+        outcome = self.solver.solve(model.m, gap=self.problem.gap / 5, limit=BOUND_LIMIT)
         bound = outcome.bound
         if self.problem.objective == "energy":
             bound /= MICRO
