@@ -130,6 +130,21 @@ def test_a_level_that_is_given_is_kept_with_the_least_energy():
     assert level_of(problem, relaxed.tiers, room) <= 3 * fastest.level * 1.01
 
 
+def test_intervals_are_refined_around_the_splits(monkeypatch):
+    monkeypatch.setattr("screc.plan.retier.PARTS", 12)
+    problem = problem_of([3000, 2000], pooling=[20.0, 5.0], pins=PINS)
+    room = room_of(problem, dram=50_000)
+    retier = Retier(problem, frozenset())
+    first = found = retier(np.ones(2), room)
+    assert first.coarse
+    while retier.refine([found]):
+        found = retier(np.ones(2), room, level=found.level * (1 + 1e-6))
+    assert not found.coarse
+    assert found.level <= first.level * (1 + 1e-5)
+    divided = level_of(problem, found.tiers, room)
+    assert divided <= found.level * (1 + 1e-3)
+
+
 def test_rows_that_do_not_fit_are_refused():
     problem = problem_of([300], pins=PINS, demands={"a": {"ssd": False}})
     with pytest.raises(PlanError, match="do not fit"):

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from scipy.optimize import linprog
 from screc.errors import PlanError, PlanErrorKind
 from screc.plan import costs
 from screc.plan.costs import BYTES, TIMES, Loads
-from screc.plan.groups import Group, make_groups
+from screc.plan.groups import Group, Ints, make_groups
 from screc.plan.pool import Pooled, Tier
 from screc.plan.problem import Problem
 from screc.plan.units import Segment
@@ -31,6 +32,9 @@ PARTS = 400
 
 NAMES = (*TIMES, *BYTES)
 """Resources in the order of columns here."""
+
+SPLIT = 1e-6
+"""Shares of an interval this close to 0 or 1 are no split."""
 
 Tiers = Mapping[int, tuple[Segment, ...]]
 """Segments of every table, by its number, in the order of ranks."""
@@ -52,20 +56,23 @@ class Retiered:
     """Tiers of a device's tables; ``level`` is its largest relative load, of times.
 
     ``prices`` ``(len(NAMES),)``: how much the level rises with each resource's relative load.
+    ``coarse``: intervals around splits that are not fine enough, by number of the group.
     """
 
     level: float
     prices: Floats
     tiers: Tiers
+    coarse: Mapping[int, tuple[int, ...]]
 
 
 class _Part:
     """One group's intervals: what all of a table's rows of each would cost in each tier."""
 
-    def __init__(self, problem: Problem, group: Group, klass: int) -> None:
-        cuts = group.coarse(PARTS)
+    def __init__(self, problem: Problem, group: Group, klass: int, cuts: Ints) -> None:
+        self.cuts = cuts
         intervals = [group.interval(int(a), int(b)) for a, b in itertools.pairwise(cuts)]
         self.group = group
+        self.fine = [group.is_fine(each, problem.intervals) for each in intervals]
         self.starts = cuts[:-1]
         self.number = np.repeat(np.arange(len(intervals)), np.diff(cuts))
         pooled = Pooled(problem, [group], [intervals])
@@ -121,11 +128,24 @@ class Retier:
     def __init__(self, problem: Problem, fixed: frozenset[int], klass: int = 0) -> None:
         """Prepare all tables but the ``fixed`` ones."""
         self.problem = problem
+        self.klass = klass
         self.parts = [
-            _Part(problem, group, klass)
+            _Part(problem, group, klass, group.coarse(PARTS))
             for group in make_groups(problem)
             if not fixed.issuperset(group.tables)
         ]
+
+    def refine(self, found: Sequence[Retiered]) -> bool:
+        """Cut intervals around splits further; False if all are fine enough already."""
+        around: dict[int, set[int]] = defaultdict(set)
+        for each in found:
+            for number, intervals in each.coarse.items():
+                around[number].update(intervals)
+        for number, chosen in around.items():
+            group = self.parts[number].group
+            cuts = group.refine(self.parts[number].cuts, chosen)
+            self.parts[number] = _Part(self.problem, group, self.klass, cuts)
+        return bool(around)
 
     def __call__(self, shares: Floats, room: Room, *, level: float | None = None) -> Retiered:
         """Tiers of least relative load; of least energy at a ``level`` that is given.
@@ -182,7 +202,19 @@ class Retier:
             level=float(result.x[-1]),
             prices=-result.ineqlin.marginals,
             tiers=self._tiers(shares, chosen),
+            coarse=self._coarse(chosen),
         )
+
+    def _coarse(self, chosen: Mapping[tuple[int, int, Tier], float]) -> dict[int, tuple[int, ...]]:
+        """Intervals that are divided among tiers and not fine enough, by number of the group."""
+        found: dict[int, tuple[int, ...]] = {}
+        for number, part in enumerate(self.parts):
+            share = ((i, chosen.get((id(part), i, s), 0.0)) for i, s in part.places)
+            divided = {i for i, v in share if SPLIT < v < 1 - SPLIT}
+            coarse = tuple(sorted(i for i in divided if not part.fine[i]))
+            if coarse:
+                found[number] = coarse
+        return found
 
     def _tiers(self, shares: Floats, chosen: Mapping[tuple[int, int, Tier], float]) -> Tiers:
         """Ranks of every table by tier: as many as its pieces have in each interval's."""

@@ -34,6 +34,9 @@ ROUNDS, FAILURES = 8, 2
 CURVED = 2.0
 """Of the first search: weight of the square of how far a device's memory is from full."""
 
+REFINEMENTS = 4
+"""Of the intervals around each device's splits, at most."""
+
 BETTER = 1e-5
 """Relative gain that counts."""
 
@@ -86,8 +89,12 @@ def assign_whole(
     problem = rated.problem
     # of what is as fast, the least energy
     level = state.worst if problem.objective == "throughput" else max(1.0, state.worst)
+    for _ in range(REFINEMENTS):
+        found = [search.retiered(d, state, level=level * (1 + BETTER)) for d in range(len(devices))]
+        if not search.retier.refine(found):
+            break
     for d, device in enumerate(devices):
-        tiers = search.retiered(d, state, level=level * (1 + BETTER)).tiers
+        tiers = found[d].tiers
         device.samples = float(state.samples[d])
         for i in np.flatnonzero(state.owner == d):
             item = search.items[i]
