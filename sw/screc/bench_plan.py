@@ -18,7 +18,7 @@ from screc.plan.schema import Plan
 
 COLUMNS = (
     *("instance", "objective", "devices", "tables", "solve_seconds", "bound", "value", "gap"),
-    *("best_baseline", "factor_to_best_baseline", "placement_of"),
+    *("best_baseline", "factor_to_best_baseline"),
 )
 """What a person sees of a result."""
 
