@@ -818,16 +818,28 @@ def test_no_more_counts_of_devices_are_tried_when_time_is_over(scored):
 
 
 def test_programs_share_the_time(scored, monkeypatch):
-    limits = []
+    limits, counts = [], []
 
     def place(problem, *, time_limit):
         limits.append(time_limit)
+        counts.append(problem.devices)
         raise PlanError(PlanErrorKind.DRAM, "none")
 
     monkeypatch.setitem(baselines.BASELINES, "recshard", place)
     problem = problem_of(CURVES, devices=((4, 1.0),), objective="devices", rate=1.0)
     assert compare_one(problem, plan_of(1), "recshard", time_limit=12).value is None
     np.testing.assert_allclose(limits, [6, 6, 6, 12], rtol=0.05)  # half of what is left
+    assert counts == [4, 1, 2, 3]
+    right = recshard
+    counts.clear()
+
+    def placed(problem, *, time_limit):
+        counts.append(problem.devices)
+        return right(problem)
+
+    monkeypatch.setitem(baselines.BASELINES, "recshard", placed)
+    assert compare_one(problem, plan_of(1), "recshard").value == 2
+    assert counts == [4, 1, 2]
 
 
 def test_recshard_takes_the_better_of_incumbent_and_assignment(monkeypatch):

@@ -1026,7 +1026,8 @@ def _score(problem: Problem, plan: Plan, name: str, end: float) -> tuple[Plan, s
     """Plan of a baseline; for ``energy`` and ``devices`` with as many devices as suit it best.
 
     For ``devices`` from the proven fewest on; for ``energy`` from one fewer than ``plan`` uses. No
-    further count is tried after ``end``.
+    further count is tried after ``end``. What takes time is tried with all devices first, in half
+    of it, as these are the likeliest to do.
 
     Raises
     ------
@@ -1038,6 +1039,9 @@ def _score(problem: Problem, plan: Plan, name: str, end: float) -> tuple[Plan, s
     if problem.objective == "devices":
         least = math.ceil(plan.bound - 1e-6)
     choices = list(_with_fewer_devices(problem, least)) if several else [problem]
+    all_first = name in TIMED and len(choices) > 1
+    if all_first:
+        choices = [choices[-1], *choices[:-1]]
     best: tuple[Plan, str] | None = None
     fewest = problem.devices
     failure: PlanError | None = None
@@ -1060,7 +1064,7 @@ def _score(problem: Problem, plan: Plan, name: str, end: float) -> tuple[Plan, s
         fewest = min(fewest, fewer.devices)
         if best is None or found.value < best[0].value:
             best = (found, placement.note)
-        if problem.objective == "devices":
+        if problem.objective == "devices" and (number or not all_first):
             break
     if best is None:
         assert failure is not None  # one count is tried at least
