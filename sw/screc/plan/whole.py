@@ -164,11 +164,9 @@ class _Whole:
         for t in sorted(self.units):
             cost = float((self.tables[t] / mean * self.price).sum())
             parts = min(math.ceil(cost / max(GIANT * allowed, 1e-300)), STRIPES)
-            if parts < 2 or t in self.fixed:
+            if parts < 2 or t in self.fixed or not self.rated.problem.split:
                 items.append(_Item(t))
                 continue
-            if not self.rated.problem.split:
-                raise PlanError(PlanErrorKind.TIER, "a table is too large for one device")
             items += [_Item(t, STRIPES, tuple(range(i, STRIPES, parts))) for i in range(parts)]
         return items
 
