@@ -6,12 +6,18 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+import pyomo.environ as pyo
+
 from screc.plan import costs
 from screc.plan.catalogue import Pattern
-from screc.plan.pool import TIERS, Tier
+from screc.plan.pool import TIERS, Pooled, Tier
 from screc.plan.problem import Problem
 from screc.plan.units import Segment, Unit, UnitCosts
 from screc_hw.tt.params import TtParams
+
+SPLIT = 1e-6
+"""Shares of an interval this close to 0 or 1 are no split."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +35,55 @@ class Decision:
     whole: Mapping[int, Tier]
     rows: Mapping[int, Sequence[tuple[int, Tier, int, int]]]
     reserve: float = 0.0
+
+
+def decide(pooled: Pooled, m: pyo.ConcreteModel) -> Decision:
+    """Read a model's solution: patterns of devices, and whole rows of every table by tier."""
+    problem = pooled.problem
+    patterns: list[list[int]] = []
+    for k, klass in enumerate(problem.classes):
+        found: list[int] = []
+        for p in range(len(klass.patterns)):
+            found += [p] * round(m.devices[k, p].value or 0.0)
+        patterns.append(found)
+    whole = {pooled.groups[g].tables[0]: s for g, s in m.W if (m.whole[g, s].value or 0.0) > 0.5}
+    order = [(s, k) for s in TIERS for k in range(len(problem.classes))]
+    rows: dict[int, list[tuple[int, Tier, int, int]]] = {t: [] for t in range(len(problem.tables))}
+    keys: dict[int, list[tuple[int, Tier]]] = defaultdict(list)
+    for k, j, s in m.S:
+        keys[j].append((k, s))
+    for j, (g, interval) in enumerate(pooled.flat):
+        group = pooled.groups[g]
+        if len(group.tables) == 1 and group.tables[0] in whole:
+            continue
+        chosen = [(s, k, m.share[k, j, s].value or 0.0) for s, k in order if (k, s) in keys[j]]
+        total = sum(v for _, _, v in chosen)
+        if total < SPLIT:  # a replicated table's, by more than half
+            chosen, total = [(chosen[-1][0], chosen[-1][1], 1.0)], 1.0
+        part = slice(interval.first, interval.last)
+        size = len(group.tables)
+        count = np.bincount(group.table[part], group.count[part], size)
+        for local in np.flatnonzero(count):
+            table, n = group.tables[local], int(count[local])
+            places = rows[table]
+            at = places[-1][3] if places else 0
+            sofar, end = 0.0, at
+            for number, (s, k, v) in enumerate(chosen):
+                sofar += v / total
+                last = at + n if number == len(chosen) - 1 else at + int(sofar * n + 1e-6)
+                if last > end:
+                    if places and places[-1][:2] == (k, s) and places[-1][3] == end:
+                        places[-1] = (k, s, places[-1][2], last)
+                    else:
+                        places.append((k, s, end, last))
+                    end = last
+    samples = [
+        [m.computed[k, p].value or 0.0 for p in range(len(klass.patterns))]
+        for k, klass in enumerate(problem.classes)
+    ]
+    return Decision(
+        patterns=patterns, samples=samples, whole=whole, rows=rows, reserve=pooled.reserve
+    )
 
 
 @dataclasses.dataclass

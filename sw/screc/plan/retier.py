@@ -20,6 +20,7 @@ from scipy.optimize import linprog
 from screc.errors import PlanError, PlanErrorKind
 from screc.plan import costs
 from screc.plan.costs import BYTES, TIMES, Loads
+from screc.plan.decision import SPLIT
 from screc.plan.groups import Group, Ints, make_groups
 from screc.plan.pool import Pooled, Tier
 from screc.plan.problem import Problem
@@ -32,9 +33,6 @@ PARTS = 400
 
 NAMES = (*TIMES, *BYTES)
 """Resources in the order of columns here."""
-
-SPLIT = 1e-6
-"""Shares of an interval this close to 0 or 1 are no split."""
 
 Tiers = Mapping[int, tuple[Segment, ...]]
 """Segments of every table, by its number, in the order of ranks."""

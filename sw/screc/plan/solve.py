@@ -17,7 +17,7 @@ from screc.errors import CheckError, PlanError, PlanErrorKind
 from screc.plan import pool
 from screc.plan.catalogue import Pattern, uneven_beats
 from screc.plan.check import Checked, Rule, measure
-from screc.plan.decision import Decision
+from screc.plan.decision import SPLIT, decide
 from screc.plan.groups import Group, Interval, Ints, make_groups
 from screc.plan.place import place
 from screc.plan.pool import Pooled, Tier, build_model
@@ -61,9 +61,6 @@ BOUND_LIMIT = 90.0
 
 ENERGY_GAP, ANY_GAP = 1e-2, 1e9
 """Relative gaps: of the least energy at a time per sample, and of any solution."""
-
-SPLIT = 1e-6
-"""Shares this close to 0 or 1 are no split."""
 
 
 @dataclasses.dataclass
@@ -700,52 +697,3 @@ def _order(plan: Plan, seconds: float) -> tuple[float, float]:
     """What makes one placement better than another: keeping a required rate, then the value."""
     late = plan.seconds > seconds * (1 + 1e-9) if plan.rate is not None else False
     return (plan.seconds if late else 0.0, plan.value)
-
-
-def decide(pooled: Pooled, m: pyo.ConcreteModel) -> Decision:
-    """Read a model's solution: patterns of devices, and whole rows of every table by tier."""
-    problem = pooled.problem
-    patterns: list[list[int]] = []
-    for k, klass in enumerate(problem.classes):
-        found: list[int] = []
-        for p in range(len(klass.patterns)):
-            found += [p] * round(m.devices[k, p].value or 0.0)
-        patterns.append(found)
-    whole = {pooled.groups[g].tables[0]: s for g, s in m.W if (m.whole[g, s].value or 0.0) > 0.5}
-    order = [(s, k) for s in pool.TIERS for k in range(len(problem.classes))]
-    rows: dict[int, list[tuple[int, Tier, int, int]]] = {t: [] for t in range(len(problem.tables))}
-    keys: dict[int, list[tuple[int, Tier]]] = defaultdict(list)
-    for k, j, s in m.S:
-        keys[j].append((k, s))
-    for j, (g, interval) in enumerate(pooled.flat):
-        group = pooled.groups[g]
-        if len(group.tables) == 1 and group.tables[0] in whole:
-            continue
-        chosen = [(s, k, m.share[k, j, s].value or 0.0) for s, k in order if (k, s) in keys[j]]
-        total = sum(v for _, _, v in chosen)
-        if total < SPLIT:  # a replicated table's, by more than half
-            chosen, total = [(chosen[-1][0], chosen[-1][1], 1.0)], 1.0
-        part = slice(interval.first, interval.last)
-        size = len(group.tables)
-        count = np.bincount(group.table[part], group.count[part], size)
-        for local in np.flatnonzero(count):
-            table, n = group.tables[local], int(count[local])
-            places = rows[table]
-            at = places[-1][3] if places else 0
-            sofar, end = 0.0, at
-            for number, (s, k, v) in enumerate(chosen):
-                sofar += v / total
-                last = at + n if number == len(chosen) - 1 else at + int(sofar * n + 1e-6)
-                if last > end:
-                    if places and places[-1][:2] == (k, s) and places[-1][3] == end:
-                        places[-1] = (k, s, places[-1][2], last)
-                    else:
-                        places.append((k, s, end, last))
-                    end = last
-    samples = [
-        [m.computed[k, p].value or 0.0 for p in range(len(klass.patterns))]
-        for k, klass in enumerate(problem.classes)
-    ]
-    return Decision(
-        patterns=patterns, samples=samples, whole=whole, rows=rows, reserve=pooled.reserve
-    )
