@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from screc.plan import groups as module
-from screc.plan.groups import make_groups, per_rank, replicable
-from screc.plan.rates import RateCurve
+from screc.plan.groups import make_groups, replicable
+from screc.plan.rates import RateCurve, page_reads
 from tests.plan.support import problem_of, zipf_curve
 
 
@@ -122,7 +122,7 @@ def test_costs_of_pieces_are_those_of_their_rates():
         assert distinct == pytest.approx((1 - np.exp(-64 * rate)) / 64)
         page = 4096 / stride
         assert reads == pytest.approx((1 - np.exp(-64 * rate * page)) / (64 * page))
-    assert per_rank(np.zeros(1), 64, 8192) == (pytest.approx([0.0]), pytest.approx([0.0]))
+    assert page_reads(np.zeros(1), 64, 8192) == pytest.approx([0.0])
 
 
 def test_coarse_cuts_keep_the_places_where_rules_begin():

@@ -13,9 +13,9 @@ from collections.abc import Collection, Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from screc.compile.layout import PAGE_BYTES
 from screc.plan.costs import RowSizes
 from screc.plan.problem import Problem, TableDemand
+from screc.plan.rates import distinct_rows, page_reads
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -174,13 +174,6 @@ class Group:
         return np.asarray(np.bincount(self.table, lookups, len(self.tables)), np.float64)
 
 
-def per_rank(rates: Floats, batch: int, stride: int) -> tuple[Floats, Floats]:
-    """Distinct rows and page reads per sample of ranks of these rates, if they are on SSD."""
-    per_page = max(1.0, PAGE_BYTES / stride)
-    distinct = -np.expm1(-batch * rates) / batch
-    return distinct, -np.expm1(-batch * rates * per_page) / (batch * per_page)
-
-
 def make_groups(problem: Problem, *, merge: bool = True) -> list[Group]:
     """Group the tables; without ``merge`` each is alone."""
     may = replicable(problem)
@@ -239,7 +232,6 @@ def _group(problem: Problem, members: Sequence[int], may: Collection[int]) -> Gr
     order = np.lexsort((start, owner, -rate))
     first = tables[0]
     sorted_rate = rate[order]
-    distinct, reads = per_rank(sorted_rate, problem.batch, first.stride)
     return Group(
         tables=tuple(members),
         alike=first,
@@ -248,7 +240,7 @@ def _group(problem: Problem, members: Sequence[int], may: Collection[int]) -> Gr
         start=start[order],
         count=count[order],
         rate=sorted_rate,
-        distinct=distinct,
-        reads=reads,
+        distinct=distinct_rows(sorted_rate, problem.batch),
+        reads=page_reads(sorted_rate, problem.batch, first.stride),
         replicable=len(members) == 1 and members[0] in may,
     )

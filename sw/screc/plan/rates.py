@@ -17,6 +17,17 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
+def distinct_rows(rates: Floats, batch: int) -> Floats:
+    """Rows to stage per sample for each rank of these rates, in blocks of ``batch`` samples."""
+    return -np.expm1(-batch * rates) / batch
+
+
+def page_reads(rates: Floats, batch: int, stride: int) -> Floats:
+    """Reads of 4 KiB per sample for each rank; ranks of like rates share pages, by ``stride``."""
+    per_page = max(1.0, PAGE_BYTES / stride)
+    return -np.expm1(-batch * rates * per_page) / (batch * per_page)
+
+
 @dataclasses.dataclass(frozen=True)
 class RateCurve:
     """Lookups per sample of every rank, piecewise constant and never rising.
@@ -112,12 +123,11 @@ class RateCurve:
 
         Lookups are taken as independent (Poisson): a rank is absent with exp(-batch × rate).
         """
-        return -np.expm1(-batch * self.rates) / batch
+        return distinct_rows(self.rates, batch)
 
     def reads(self, batch: int, stride: int) -> Floats:
         """Expected page reads per sample that each rank adds; ranks lie in order, by ``stride``."""
-        per_page = max(1.0, PAGE_BYTES / stride)
-        return -np.expm1(-batch * self.rates * per_page) / (batch * per_page)
+        return page_reads(self.rates, batch, stride)
 
     def tail(self, per_rank: Floats, first: int) -> float:
         """Sum ``per_rank`` (one value for each piece's ranks) over ranks from ``first`` on."""

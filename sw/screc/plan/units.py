@@ -12,7 +12,6 @@ import numpy as np
 from screc.plan import costs
 from screc.plan.catalogue import Pattern
 from screc.plan.costs import RowSizes
-from screc.plan.groups import per_rank
 from screc.plan.pool import Tier
 from screc.plan.problem import STAGED_BLOCKS, STAGING_FACTOR, Problem
 from screc_hw.protocol import BEAT_BYTES
@@ -56,7 +55,8 @@ class UnitCosts:
         self.problem = problem
         self.rows = [RowSizes.of(problem, table) for table in problem.tables]
         self.per_rank = [
-            per_rank(table.rates.rates, problem.batch, table.stride) for table in problem.tables
+            (t.rates.distinct(problem.batch), t.rates.reads(problem.batch, t.stride))
+            for t in problem.tables
         ]
         self.sums = functools.cache(self._sums)
         self.loads = functools.cache(self._loads)
