@@ -204,6 +204,20 @@ class DeviceConfig(Record):
             raise ValueError(f"{self.kind} has no SSD of its own: {given} needs {absent} too")
         return self
 
+    @model_validator(mode="after")
+    def _power_for_work(self) -> DeviceConfig:
+        figures = _kinds()[self.kind]
+        watts, static = (
+            figures[name]["value"] if getattr(self, name) is None else getattr(self, name)
+            for name in ("watts", "static_watts")
+        )
+        if watts <= static:
+            raise ValueError(
+                f"{self.kind}: watts = {watts:g} leaves nothing for work beside static_watts = "
+                f"{static:g}; watts must be more"
+            )
+        return self
+
 
 @functools.cache
 def _kinds() -> dict[str, dict[str, dict[str, Any]]]:

@@ -36,6 +36,7 @@ class PlanErrorKind(enum.Enum):
     URAM = "uram"
     DRAM = "dram"
     SSD = "ssd"
+    POWER = "power"
     LATENCY = "latency"
     RATE = "rate"
     LOSS = "loss"

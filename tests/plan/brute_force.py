@@ -24,7 +24,7 @@ from tests.plan.support import budget_of, shape_of
 
 TIERS = ("onchip", "tt", "dram", "ssd")
 CORES = ("lookups", "port", "lane", "flight", "fast", "pool", "tt")
-TIMES = (*CORES, "dram", "iops", "p2p", "link_in", "link_out")
+TIMES = (*CORES, "dram", "iops", "p2p", "link_in", "link_out", "power")
 SIZES = ("onchip_bytes", "dram_bytes", "ssd_bytes", "ring", "staged")
 # bytes of copies on each device; words of the three TT cores of a table that is in TT form
 MORE = ("onchip_copy", "dram_copy", "words0", "words1", "words2", "loss", "tt_rows")
@@ -151,6 +151,7 @@ def _random_class(rng, catalogue, size, tt, *, count, number, copies):
         "static_watts": log(0.01, 20),
         "channels": int(rng.choice([1, 2])),
     }
+    figures["watts"] = figures["static_watts"] + log(0.1, 20)
     slow = log(0.3, 8)
     figures |= {
         f"random_{n}_gbs": slow * f for n, f in ((64, 1), (128, 1.2), (256, 1.4), (512, 1.4))
@@ -231,7 +232,7 @@ class Costs:
         found["dram"] = min(spec.channels, m)
         found["iops"] = spec.ssd_kiops * 1e3 if m and self.has_ssd else 0.0
         found["p2p"] = spec.p2p_gbs * 1e9 if m and self.has_ssd else 0.0
-        found |= {"link_in": link, "link_out": link}
+        found |= {"link_in": link, "link_out": link, "power": spec.watts - spec.static_watts}
         found["samples"] = pattern.capacity["samples"]
         held = int(spec.dram_gib * GIB) if m else pattern.weight_bytes
         found["dram_bytes"] = held - pattern.weight_bytes - 64 * m * len(self.problem.tables)
@@ -252,7 +253,7 @@ class Costs:
         joules = streamed * 8 * self.spec.dram_pj_bit
         joules += (self.header + 8) * 8 * self.spec.link_pj_bit
         joules += self.problem.compute_shape.macs * self.spec.mac_pj
-        return loads, joules * 1e-12
+        return loads | {"power": joules * 1e-12}, joules * 1e-12
 
     def rows(self, number, first, last, tier):
         """Loads and joules of ranks ``[first, last)`` of a table in a tier."""
@@ -309,6 +310,7 @@ class Costs:
             add(ssd_bytes=len(rates) * stride, ring=2 * 2 * distinct * B * size, staged=1)
             joules += reads * (spec.ssd_uj_read * 1e6 + 4096 * 8 * spec.dram_pj_bit)
             joules += size * distinct * 8 * spec.dram_pj_bit
+        add(power=joules * 1e-12)
         return out, joules * 1e-12
 
     def _random(self, size):
@@ -393,6 +395,7 @@ def options(case, costs, number, *, exchange, split):
                     loads[k, AT["link_out"]] += bags * bytes_
                     loads[k, AT["dram"]] += 2 * bags * bytes_ / costs[k].stream
                     joules += bags * each
+                    loads[k, AT["power"]] += bags * each
             for k, c in enumerate(costs):
                 if loads[k, AT["tt_rows"]]:
                     built = [p.tt.core_words(demand.tt.shape) for p in c.with_tt()]
@@ -538,6 +541,7 @@ def _best_shares(problem, costs, every, counts, objective, rate):
             loads[:, k, AT[name]] += value
         loads[:, k, AT["link_in"]] += every.size
         loads[:, k, AT["dram"]] += 2 * every.size / costs[k].stream
+        loads[:, k, AT["power"]] += every.in_joules[:, k]
         own.append(np.zeros(len(every.size)))
         if not pattern.memory:
             beats, seconds = loads[:, k, AT["port"]], loads[:, k, AT["dram"]].copy()

@@ -446,7 +446,7 @@ def enlarge_the_ring(rng, plan, problem):
     return change(plan, d, staging_bytes=device.staging_bytes + room + 1), problem
 
 
-@breaks("dram", "ssd", "onchip", "ring", "channel", "link", "time")
+@breaks("dram", "ssd", "onchip", "ring", "channel", "link", "power", "time")
 def move_rows_to_a_full_device(rng, plan, problem):
     """Rows go where there is no room for them."""
     place, r = pick(rng, plan, lambda r: r.tier != "tt" and not r.replicated)
@@ -540,7 +540,7 @@ def have_no_reconstructor(rng, plan, problem):
 # --- times ---
 
 
-@breaks("channel", "link", "time")
+@breaks("channel", "link", "power", "time")
 def claim_a_part_is_faster(rng, plan, problem):
     name = rng.choice([name for name in PARTS if plan.per_sample[name]])
     times = {**plan.per_sample, name: plan.per_sample[name] * (1 - 1e-6)}
@@ -570,6 +570,15 @@ def have_slower_links(rng, plan, problem):
     return plan, problem
 
 
+@breaks("power")
+def have_less_power(rng, plan, problem):
+    for number, each in enumerate(problem.classes):
+        spec = each.budget.spec
+        watts = spec.static_watts + (spec.watts - spec.static_watts) * 0.99
+        problem = with_figures(problem, number, watts=watts)
+    return plan, problem
+
+
 @breaks("time")
 def have_a_slower_clock(rng, plan, problem):
     for number, each in enumerate(problem.classes):
@@ -586,7 +595,7 @@ def have_slower_reads(rng, plan, problem):
     return plan, problem
 
 
-@breaks("time", "link", "channel")
+@breaks("time", "link", "channel", "power")
 def want_a_higher_rate(rng, plan, problem):
     """The plan claims the rate, and everything else as it then is."""
     rate = 1.001 / plan.seconds
@@ -594,7 +603,7 @@ def want_a_higher_rate(rng, plan, problem):
     return claim(plan.model_copy(update={"rate": rate}), problem), problem
 
 
-@breaks("time", "channel", "link")
+@breaks("time", "channel", "link", "power")
 def move_all_lookups_to_one_core(rng, plan, problem):
     """Bytes fit, but what a core or a device does is more."""
     d = rng.randrange(len(plan.devices))

@@ -35,7 +35,7 @@ MODELS = (  # dimension and row formats of its tables
     (128, ("int8", "int8", "int4", "int8")),
 )
 LOGIC = ("lut", "ff", "dsp", "bram36", "uram")
-PARTS = ("gather", "tt", "dram", "ssd", "p2p", "link", "compute")
+PARTS = ("gather", "tt", "dram", "ssd", "p2p", "link", "compute", "power")
 
 
 # --- random problems and plans ---
@@ -710,7 +710,9 @@ def slow_device(plan, problem, device, budget, sent):
         "link": max(link_in, link_out) / (spec.pcie_gbs * 0.85e9),
         "compute": q / made.capacity["samples"] if q else 0.0,
     }
-    return busy, joules * 1e-12 + reads * spec.ssd_uj_read * 1e-6, reads, made.latency if q else 0.0
+    work = joules * 1e-12 + reads * spec.ssd_uj_read * 1e-6
+    busy["power"] = work / (spec.watts - spec.static_watts)
+    return busy, work, reads, made.latency if q else 0.0
 
 
 def slow_bags(table, held):
@@ -773,7 +775,7 @@ def slow_violations(plan, problem):
     if found:
         return found
     true = slow_figures(plan, problem)
-    rules = {"dram": "channel", "link": "link"}
+    rules = {"dram": "channel", "link": "link", "power": "power"}
     for name in PARTS:
         if true["per_sample"][name] > plan.per_sample[name] * (1 + 1e-9):
             found.add(rules.get(name, "time"))

@@ -28,7 +28,7 @@ def test_gains_are_those_of_whole_searches(bound_by_ssd):
     seen = []
     gains = what_more(asked, plan, progress=seen.append)
     assert [gain.gain for gain in gains] == sorted((g.gain for g in gains), reverse=True)
-    assert len(seen) == len(gains) == 10
+    assert len(seen) == len(gains) == 11
     found = by_name(gains)
     more = {
         "twice the SSD reads a second": rebuild(asked, 0, ssd_kiops=40.0),

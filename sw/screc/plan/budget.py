@@ -85,6 +85,11 @@ class Budget:
         return (self.spec.p2p_gbs or 0) * 1e9 if self.has_ssd else 0.0
 
     @property
+    def work_watts(self) -> float:
+        """Watts that work may take beyond what the device draws at rest."""
+        return max(0.0, self.spec.watts - self.spec.static_watts)
+
+    @property
     def link_rate(self) -> float:
         """Bytes per second of the host link, in one direction."""
         return self.spec.pcie_gbs * 1e9 * PCIE_EFFICIENCY

@@ -311,6 +311,7 @@ class Catalogue:
             "p2p": budget.p2p_rate if memory else 0.0,
             "link_in": budget.link_rate,
             "link_out": budget.link_rate,
+            "power": budget.work_watts,
             "samples": 0.0,
             "dram_bytes": float(budget.dram_bytes) if memory else 0.0,
             "ssd_bytes": float(budget.ssd_bytes) if memory else 0.0,

@@ -91,6 +91,8 @@ class Rule(enum.StrEnum):
     """Memory channels are busy no longer than the plan, or the required rate, says."""
     LINK = "link"
     """Likewise the host link."""
+    POWER = "power"
+    """Likewise what the power limit leaves for work."""
     TIME = "time"
     """Likewise everything else; value and energy are as the plan says, or less."""
     LATENCY = "latency"
@@ -914,8 +916,8 @@ class _Device:
             "link": max(link_in, link_out) / budget.link_rate,
             "compute": share * self.batch_cycles / self.problem.batch / budget.clock_hz,
         }
-        return _Use(
-            busy={name: busy[name] for name in STAGES},
+        use = _Use(
+            busy=busy,
             dram_bytes=float((RECORD * lookups + staged + exact * lookups * lengths).sum())
             + common
             + BEAT * float(wide.sum()),
@@ -924,6 +926,9 @@ class _Device:
             reads=reads,
             link_bytes=link_in + link_out,
         )
+        watts = budget.spec.watts - budget.spec.static_watts
+        busy["power"] = _joules(budget, use, 0.0) / watts if watts > 0 else math.inf
+        return dataclasses.replace(use, busy={name: busy[name] for name in STAGES})
 
     def _per_core(self, loads: Floats) -> Floats:
         """Sum over ranges by memory core; those of any or every core are spread evenly."""
@@ -1056,7 +1061,7 @@ def _joules(budget: Budget, use: _Use, period: float) -> float:
     )
 
 
-_STAGE_RULES = {"dram": Rule.CHANNEL, "link": Rule.LINK}
+_STAGE_RULES = {"dram": Rule.CHANNEL, "link": Rule.LINK, "power": Rule.POWER}
 
 
 def _claims(plan: Plan, checked: Checked) -> Iterable[_Finding]:

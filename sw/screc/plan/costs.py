@@ -40,8 +40,10 @@ TIMES = (
     "p2p",
     "link_in",
     "link_out",
+    "power",
 )
-"""Resources with a load per sample and a capacity per second; ``samples`` beside them."""
+"""Resources with a load per sample and a capacity per second; ``samples`` beside them. Of ``power``
+these are joules, and the watts that a device may draw beyond what it draws at rest."""
 
 BYTES = ("dram_bytes", "ssd_bytes", "onchip_bytes")
 """Resources that rows fill."""
@@ -54,6 +56,7 @@ STAGES = {
     "p2p": ("p2p",),
     "link": ("link_in", "link_out"),
     "compute": ("samples",),
+    "power": ("power",),
 }
 """Parts of a device, as people read them, and the resources that each consists of."""
 
@@ -96,6 +99,7 @@ def lookup_loads(budget: Budget, row: RowSizes, tier: str) -> Loads:
         "link_in": float(RECORD_BYTES),
         "port": RECORD_BYTES / BEAT_BYTES,
         "dram": records,
+        "power": _lookup_joules(budget, row, tier),
     }
     if tier == "onchip":
         return common | {"fast": float(max(row.cycles, row.beats))}
@@ -112,12 +116,22 @@ def lookup_loads(budget: Budget, row: RowSizes, tier: str) -> Loads:
 
 def read_loads(budget: Budget) -> Loads:
     """Loads of one 4 KiB read of the SSD."""
-    return {"iops": 1.0, "p2p": float(PAGE_BYTES), "dram": PAGE_BYTES / budget.streamed_rate}
+    spec = budget.spec
+    return {
+        "iops": 1.0,
+        "p2p": float(PAGE_BYTES),
+        "dram": PAGE_BYTES / budget.streamed_rate,
+        "power": spec.ssd_uj_read * 1e-6 + 8e-12 * PAGE_BYTES * spec.dram_pj_bit,
+    }
 
 
 def staged_loads(budget: Budget, row: RowSizes) -> Loads:
     """Loads of one row that is written to the staging ring."""
-    return {"dram": BEAT_BYTES * row.beats / budget.streamed_rate}
+    size = BEAT_BYTES * row.beats
+    return {
+        "dram": size / budget.streamed_rate,
+        "power": 8e-12 * size * budget.spec.dram_pj_bit,
+    }
 
 
 def sample_loads(problem: Problem, budget: Budget, weight_beats: float) -> Loads:
@@ -128,6 +142,7 @@ def sample_loads(problem: Problem, budget: Budget, weight_beats: float) -> Loads
         "dram": streamed / budget.streamed_rate,
         "link_in": float(problem.header_bytes),
         "link_out": float(RECORD_BYTES),
+        "power": _sample_joules(problem, budget, weight_beats),
     }
 
 
@@ -136,6 +151,7 @@ def partial_out(table: TableDemand, budget: Budget) -> Loads:
     return {
         "link_out": float(table.partial_bytes),
         "dram": 2 * table.partial_bytes / budget.streamed_rate,
+        "power": _partial_joules(table, budget),
     }
 
 
@@ -144,6 +160,7 @@ def partial_in(table: TableDemand, budget: Budget) -> Loads:
     return {
         "link_in": float(table.partial_bytes),
         "dram": 2 * table.partial_bytes / budget.streamed_rate,
+        "power": _partial_joules(table, budget),
     }
 
 
@@ -169,7 +186,7 @@ def waste_bytes(problem: Problem, memory: int) -> float:
 # --- energy ---
 
 
-def lookup_joules(budget: Budget, row: RowSizes, tier: str) -> float:
+def _lookup_joules(budget: Budget, row: RowSizes, tier: str) -> float:
     """Joules of one lookup of a row in ``tier``; on SSD, beside those of its read."""
     spec = budget.spec
     size = row.beats * BEAT_BYTES
@@ -187,17 +204,7 @@ def tt_joules(budget: Budget, option: TtOption, *, pinned: bool) -> float:
     return macs * budget.spec.mac_pj * 1e-12
 
 
-def read_joules(budget: Budget) -> float:
-    """Joules of one read of the SSD, and of its bytes to device memory."""
-    return budget.spec.ssd_uj_read * 1e-6 + 8e-12 * PAGE_BYTES * budget.spec.dram_pj_bit
-
-
-def staged_joules(budget: Budget, row: RowSizes) -> float:
-    """Joules of writing a row to the staging ring."""
-    return 8e-12 * BEAT_BYTES * row.beats * budget.spec.dram_pj_bit
-
-
-def sample_joules(problem: Problem, budget: Budget, weight_beats: float) -> float:
+def _sample_joules(problem: Problem, budget: Budget, weight_beats: float) -> float:
     """Joules of computing a sample: multiplications, streamed bytes, link."""
     spec = budget.spec
     link = problem.header_bytes + RECORD_BYTES
@@ -206,7 +213,7 @@ def sample_joules(problem: Problem, budget: Budget, weight_beats: float) -> floa
     return (macs * spec.mac_pj + bits * spec.dram_pj_bit + 8 * link * spec.link_pj_bit) * 1e-12
 
 
-def partial_joules(table: TableDemand, budget: Budget) -> float:
+def _partial_joules(table: TableDemand, budget: Budget) -> float:
     """Joules of one bag's way over one link: out of a device, or into one."""
     bits = 8 * table.partial_bytes
     return bits * (2 * budget.spec.dram_pj_bit + budget.spec.link_pj_bit) * 1e-12

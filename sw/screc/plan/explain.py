@@ -69,6 +69,7 @@ WEIGHTS = {
     "pcie_gbs": 1.0,
     "random_64_gbs": 1.5,
     **dict.fromkeys(RESOURCES, 2.0),
+    "watts": 2.0,
     "rate": 3.0,
     "latency_ms": 3.0,
     "max_loss": 3.0,
@@ -83,10 +84,11 @@ RAISED_BY = {
     "p2p": "p2p_gbs",
     "link_in": "pcie_gbs",
     "link_out": "pcie_gbs",
+    "power": "watts",
     "dram_bytes": "dram_gib",
     "ssd_bytes": "ssd_gib",
 }
-"""The figure that a resource's capacity is proportional to."""
+"""The figure that a resource's capacity is proportional to; of the watts, those for work."""
 
 KINDS = {
     "dram_gib": PlanErrorKind.DRAM,
@@ -98,6 +100,7 @@ KINDS = {
     "dsp": PlanErrorKind.DSP,
     "bram36": PlanErrorKind.BRAM,
     "uram": PlanErrorKind.URAM,
+    "watts": PlanErrorKind.POWER,
     "latency_ms": PlanErrorKind.LATENCY,
     "max_loss": PlanErrorKind.LOSS,
 }
@@ -157,6 +160,7 @@ def amounts(problem: Problem) -> dict[Key, Amount]:
         spec = each.budget.spec
         for field in ("dram_gib", "pcie_gbs", "random_64_gbs", "clock_mhz", *RESOURCES):
             add(k, field, float(getattr(spec, field)))
+        add(k, "watts", spec.watts, each.budget.work_watts)
         for field, like in SSD_LIKE.items():
             have = getattr(spec, field)
             add(k, field, have or 0.0, have or like)

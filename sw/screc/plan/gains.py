@@ -87,6 +87,7 @@ def _more(spec: DeviceSpec, count: int) -> list[tuple[str, dict[str, float | Non
         ("25 % more LUT and FF", {"lut": spec.lut * 1.25, "ff": spec.ff * 1.25}, None),
         ("twice the PCIe bandwidth", {"pcie_gbs": spec.pcie_gbs * 2}, None),
         ("1 GiB more DRAM", {"dram_gib": spec.dram_gib + 1}, None),
+        ("a power limit that is 10 % higher", {"watts": spec.watts * 1.1}, None),
         ("10 % more clock", {"clock_mhz": spec.clock_mhz * 1.1}, None),
         ("one more device", {}, count + 1),
     ]

@@ -124,6 +124,9 @@ class Pooled:
             add(costs.staged_loads(budget, row), interval.distinct)
         if tier == "tt":
             found["tt"] += interval.lookups * self.tt_cycles(klass, group, interval)
+            pinned = self._pinned(group, interval)
+            joules = costs.tt_joules(budget, self.tt_option(group), pinned=pinned)
+            found["power"] += interval.lookups * joules
         if problem.exchange:
             # the least partials: lookups of a table, whole, on one device (concave: a chord)
             for number, lookups in self._owners(group, interval):
@@ -182,26 +185,6 @@ class Pooled:
         option = self.tt_option(group)
         start = int(self.groups[group].start[interval.first])
         return start < option.pins * option.shape.p[2]
-
-    def joules(self, klass: int, group: int, interval: Interval, tier: Tier) -> float:
-        """Joules per sample of all rows of an interval in a tier."""
-        row = self.groups[group].row
-        budget = self.problem.classes[klass].budget
-        total = interval.lookups * costs.lookup_joules(budget, row, tier)
-        if tier == "ssd":
-            total += interval.reads * costs.read_joules(budget)
-            total += interval.distinct * costs.staged_joules(budget, row)
-        if tier == "tt":
-            pinned = self._pinned(group, interval)
-            total += interval.lookups * costs.tt_joules(
-                budget, self.tt_option(group), pinned=pinned
-            )
-        if self.problem.exchange:
-            for number, lookups in self._owners(group, interval):
-                table = self.problem.tables[number]
-                bags = table.bags * lookups / max(table.rates.lookups, 1e-300)
-                total += bags * costs.partial_joules(table, budget)
-        return total
 
 
 def build_model(
@@ -378,7 +361,7 @@ def _partials_in(m: pyo.ConcreteModel, pooled: Pooled, k: int, r: str) -> Any:
     the samples of all bags: nothing is replicated then, so every bag goes out once.
     """
     problem = pooled.problem
-    if not problem.exchange or r not in ("link_in", "dram"):
+    if not problem.exchange or r not in ("link_in", "dram", "power"):
         return 0.0
     budget = problem.classes[k].budget
     each = [table.bags * costs.partial_in(table, budget)[r] for table in problem.tables]
@@ -538,8 +521,8 @@ def add_hot_first(m: pyo.ConcreteModel, pooled: Pooled) -> None:
         upper = TIERS[: TIERS.index(s) + 1]
         hot = [m.share[0, j, t] for t in upper if (0, j, t) in m.S]
         cold = [m.share[0, j + 1, t] for t in upper if (0, j + 1, t) in m.S]
-        if not cold or all((0, j + 1, t) not in m.S for t in TIERS[TIERS.index(s) + 1 :]):
-            return pyo.Constraint.Skip
+        if not cold or all((0, j, t) not in m.S for t in TIERS[TIERS.index(s) + 1 :]):
+            return pyo.Constraint.Skip  # the hot ones are in no slower tier anyway
         return sum(hot) >= sum(cold)
 
     m.hot_first = pyo.Constraint(pairs, rule=rule)
@@ -619,45 +602,20 @@ FAMILIES: tuple[Callable[[pyo.ConcreteModel, Pooled], None], ...] = (
 """Every family of constraints; :func:`build_model` adds them in this order."""
 
 
-def energy(m: pyo.ConcreteModel, pooled: Pooled, *, scale: float = 1.0) -> object:
+def energy(m: pyo.ConcreteModel, pooled: Pooled, *, scale: float = 1.0) -> Any:
     """Joules per sample at ``m.T`` seconds per sample, times ``scale``, as an expression."""
-    problem = pooled.problem
-    factors: list[Any] = []
-    variables: list[object] = []
-    for k, j, s in m.S:
-        group, interval = pooled.flat[j]
-        factors.append(pooled.joules(k, group, interval, s))
-        variables.append(m.share[k, j, s])
+    total: Any = 0.0
+    for k in m.K:
+        factors, variables = m.terms[k, "power"]
+        total += LinearExpression(
+            linear_coefs=[scale * f for f in factors], linear_vars=variables, constant=0.0
+        )
+        total += scale * _partials_in(m, pooled, k, "power")
     for k, p in m.P:
-        budget = problem.classes[k].budget
-        beats = problem.classes[k].patterns[p].sample_beats
-        factors.append(costs.sample_joules(problem, budget, beats))
-        variables.append(m.computed[k, p])
         # of a mutable parameter: a new time changes the objective that the solver has
-        factors.append(budget.spec.static_watts * m.T)
-        variables.append(m.devices[k, p])
-    constant = 0.0
-    budget = problem.classes[0].budget
-    if problem.exchange and len(problem.classes) == 1:
-        constant = sum(t.bags * costs.partial_joules(t, budget) for t in problem.tables)
-    elif problem.exchange:
-        for k, p in m.P:
-            budget = problem.classes[k].budget
-            each = sum(t.bags * costs.partial_joules(t, budget) for t in problem.tables)
-            factors.append(each)
-            variables.append(m.computed[k, p])
-    for g, s in m.W:
-        group = pooled.groups[g]
-        interval = group.interval(0, len(group.rate))
-        table = pooled.demand(g)
-        joules = interval.lookups * costs.lookup_joules(budget, group.row, s)
-        factors.append(joules - table.bags * costs.partial_joules(table, budget))
-        variables.append(m.whole[g, s])
-    return LinearExpression(
-        linear_coefs=[scale * f for f in factors],
-        linear_vars=variables,
-        constant=scale * constant,
-    )
+        watts = pooled.problem.classes[k].budget.spec.static_watts
+        total += scale * watts * m.T * m.devices[k, p]
+    return total
 
 
 def devices(m: pyo.ConcreteModel, pooled: Pooled) -> object:

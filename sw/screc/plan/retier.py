@@ -90,18 +90,6 @@ class _Part:
             )
             for s in {s for _, s in self.places}
         }
-        joules = costs.lookup_joules
-        self.joules = {
-            s: np.array(
-                [
-                    0.0,
-                    joules(budget, row, s),
-                    costs.staged_joules(budget, row) if s == "ssd" else 0.0,
-                    costs.read_joules(budget) if s == "ssd" else 0.0,
-                ]
-            )
-            for s in self.unit
-        }
 
     def amounts(self, shares: Floats) -> Floats:
         """Rows, lookups, distinct rows, reads of each interval ``(intervals, 4)``.
@@ -158,7 +146,7 @@ class Retier:
         PlanError
             If the rows do not fit.
         """
-        columns, joules, owner, places = [], [], [], []
+        columns, owner, places = [], [], []
         intervals = 0
         amounts = [part.amounts(shares) for part in self.parts]
         for part, each in zip(self.parts, amounts, strict=True):
@@ -169,18 +157,19 @@ class Retier:
             for i, s in part.places:
                 if index[i] >= 0:
                     columns.append(each[i] @ part.unit[s])
-                    joules.append(float(each[i] @ part.joules[s]))
                     owner.append(index[i])
                     places.append((part, i, s))
         size = len(columns)
         scale = np.maximum(room.capacity, 1e-300)
         timed = np.arange(len(NAMES)) < len(TIMES)
-        loads = np.array(columns).reshape(size, len(NAMES)).T / scale[:, None]
+        each_load = np.array(columns).reshape(size, len(NAMES))
+        joules = each_load[:, NAMES.index("power")]
+        joules = joules / max(joules.sum(), 1e-300)
+        loads = each_load.T / scale[:, None]
         limits = np.where(timed, 0.0, 1.0) - room.used / scale
         upper = sparse.csr_matrix(np.hstack([loads, np.where(timed, -1.0, 0.0)[:, None]]))
         equal = sparse.csr_matrix((np.ones(size), (owner, np.arange(size))), (intervals, size + 1))
-        unit = max(sum(joules), 1e-300)
-        goal = np.append(np.zeros(size), 1.0) if level is None else np.append(joules, 0.0) / unit
+        goal = np.append(np.zeros(size), 1.0) if level is None else np.append(joules, 0.0)
         bounds = np.array([[0.0, 1.0]] * size + [[0.0, np.inf if level is None else level]])
         result = linprog(
             goal,

@@ -90,6 +90,7 @@ class UnitCosts:
                 found["dram_bytes"] += distinct * costs.ring_bytes_per_row(problem, row)
             if tier == "tt" and table.tt is not None and tt is not None:
                 found["tt"] += lookups * costs.tt_cycles(tt, table.tt, pinned=True)
+                found["power"] += lookups * costs.tt_joules(budget, table.tt, pinned=True)
             for loads, factor in pieces:
                 for name, value in loads.items():
                     found[name] += value * factor
