@@ -147,7 +147,9 @@ def test_a_required_rate_binds_a_plan_without_figures():
     rate = 1.01 / plan.seconds
     with pytest.raises(CheckError) as caught:
         measure(plan.model_copy(update={"rate": rate}), dataclasses.replace(problem, rate=rate))
-    assert caught.value.rule == {"dram": "channel", "link": "link", "power": "power"}.get(plan.bottleneck, "time")
+    assert caught.value.rule == {"dram": "channel", "link": "link", "power": "power"}.get(
+        plan.bottleneck, "time"
+    )
 
 
 def test_deep_memories_on_chip_take_ultra_ram():

@@ -43,7 +43,7 @@ def test_only_the_smartssd_has_an_ssd_tier():
     "name", [f.name for f in dataclasses.fields(DeviceSpec) if f.name not in TEXT]
 )
 def test_every_figure_can_be_overridden(name):
-    value = 1.0 if name.endswith("_fill") else 7
+    value = 1.0 if name.endswith("_fill") else 70 if name == "watts" else 7
     given = {"kind": "smartssd", name: value}
     spec = resolve_device(DeviceConfig(**given))
     assert getattr(spec, name) == value
@@ -67,6 +67,12 @@ def test_random_rate_is_that_of_the_row_size():
         13.0,
     ]
     assert spec.random_gbs(192) == 10.0
+
+
+@pytest.mark.parametrize("given", [{"watts": 16.4}, {"static_watts": 25}])
+def test_a_power_limit_that_leaves_nothing_for_work_is_refused(given):
+    with pytest.raises(ValidationError, match="leaves nothing for work beside static_watts"):
+        DeviceConfig(kind="smartssd", **given)
 
 
 def test_half_an_ssd_is_refused():
