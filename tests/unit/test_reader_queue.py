@@ -14,7 +14,7 @@ from screc_hw.device.params import HostParams
 from screc_hw.device.reader import RequestReader
 from screc_hw.model import FeatureShape, ModelShape, TableShape
 from screc_hw.protocol import LoadTarget, StatusBit
-from tests.support.pysim import PATTERNS, pauses
+from tests.support.pysim import PATTERNS, bits_of, pauses
 
 BASE = 0x7_0000_0FC0  # one beat before a 4 KiB boundary
 
@@ -185,8 +185,8 @@ class Bench:
                 )
                 if waiting is not None:
                     assert valid, "valid was withdrawn"
-                    assert repr(payload) == waiting, "payload changed"
-                waiting = repr(payload) if valid and not take else None
+                    assert bits_of(payload) == waiting, "payload changed"
+                waiting = bits_of(payload) if valid and not take else None
                 if valid and take:
                     self.seen_features = features
                     took(payload)
