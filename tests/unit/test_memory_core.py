@@ -336,7 +336,7 @@ def test_the_slave_refuses_a_request_outside_its_data():
 
 
 @pytest.mark.parametrize("rowwise", [False, True])
-@pytest.mark.parametrize("back", PATTERNS)
+@pytest.mark.parametrize("back", ["none", pytest.param("cycle", marks=pytest.mark.slow), "random"])
 def test_rows_on_chip_may_lie_in_several_blocks_of_memory(monkeypatch, back, rowwise):
     monkeypatch.setattr("screc_hw.memory.onchip.URAM_DEPTH", 16)
     core = params(port_bits=128, onchip_beats=50, rowwise=rowwise)

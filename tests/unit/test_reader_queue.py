@@ -367,7 +367,9 @@ def test_every_part_arrives_once_and_in_order(idle, back):
     check(bench.run(), blocks)
 
 
-@pytest.mark.parametrize("rows", [1, 8, 16, 64])
+@pytest.mark.parametrize(
+    "rows", [1, *(pytest.param(rows, marks=pytest.mark.slow) for rows in (8, 16)), 64]
+)
 @pytest.mark.parametrize(("memory", "compute"), [(1, 1), (9, 4)])
 def test_any_count_of_rows_and_cores(rows, memory, compute):
     blocks = mixed(random.Random(rows), memory, rows)[:4]
