@@ -5,7 +5,6 @@ program: a folder of kept objects, which is that of one set of tools, then the c
 """
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -28,7 +27,7 @@ def main(folder: Path, command: list[str]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
         file.write(made.read_bytes())
-    os.replace(file.name, kept)  # another build may be reading or writing the same
+    Path(file.name).replace(kept)  # another build may be reading or writing the same
     return 0
 
 

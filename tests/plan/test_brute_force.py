@@ -60,9 +60,7 @@ def test_the_model_equals_enumeration_and_free_splits_are_no_worse(first):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "first", [*range(QUICK, INSTANCES, BLOCK), *range(1000, 2000, BLOCK)]
-)
+@pytest.mark.parametrize("first", [*range(QUICK, INSTANCES, BLOCK), *range(1000, 2000, BLOCK)])
 @pytest.mark.usefixtures("small_tables_may_be_replicated")
 def test_the_model_equals_enumeration_on_many_more(first):
     check_block(first)

@@ -317,9 +317,9 @@ def test_records_do_not_starve_rows_nor_rows_records():
     # long rows and a slow memory: both kinds of read wait for places all the time
     core = params(port_bits=128, lanes=16, max_slices=8, outstanding=8)
     bench = Bench(core, [Table(128), Table(16)])
-    records = [r for i in range(60) for r in bag(i, i % 2, [i % 16, 3])]
+    records = [r for i in range(24) for r in bag(i, i % 2, [i % 16, 3])]
     for number in range(3):
-        bench.section(records, samples=60, sequence=15 * number)
+        bench.section(records, samples=24, sequence=6 * number)
     run(bench, latency=30, jitter=40, interleave=False)
 
 
