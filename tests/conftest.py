@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+# designs and planning problems are millions of objects of which nearly all stay
+gc.set_threshold(100_000, 20, 100)
 
 NO_TORCH = "needs PyTorch: make setup EXTRAS=train"
 

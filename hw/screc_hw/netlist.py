@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import re
 import subprocess
 import sys
@@ -80,11 +81,27 @@ def convert(component: wiring.Component, *, name: str, primitives: bool = False)
         If a port of the component's signature is missing, has another direction or width, or if a
         port beyond ``clk`` and ``rst`` is left over.
     """
-    fragment = Fragment.get(component, Primitives() if primitives else None)
+    with _fewer_collections():
+        return _convert(component, name, Primitives() if primitives else None)
+
+
+def _convert(component: wiring.Component, name: str, platform: Primitives | None) -> Netlist:
+    fragment = Fragment.get(component, platform)
     with _zero_contents_hidden(fragment):
         text, _ = rtlil.convert_fragment(fragment, _amaranth_ports(component), name, emit_src=False)
     ports = _check_ports(component, _ports(text))
     return Netlist(name, _merge(_rename(_number_ports(_strip(text)))), ports)
+
+
+@contextlib.contextmanager
+def _fewer_collections() -> Iterator[None]:
+    """Look for garbage less often: a design is millions of objects, and nearly all of them stay."""
+    before = gc.get_threshold()
+    gc.set_threshold(100_000, 20, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def _ports(text: str) -> tuple[Port, ...]:

@@ -14,6 +14,7 @@ import inspect
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,8 @@ from pathlib import Path
 import filelock
 from cocotb_tools.check_results import get_results
 from cocotb_tools.runner import get_runner
+
+from screc_sim import objcache
 
 SIMULATORS = ("verilator", "icarus")
 
@@ -132,6 +135,17 @@ def _version(simulator: str) -> str:
 def _first_line(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.partition("\n")[0].removesuffix(" ()").strip()
+
+
+def compile_environment(cache: Path) -> dict[str, str]:
+    """Return what Verilator's makefiles find set: its programs, and its library compiled once."""
+    tools = json.dumps([_version("verilator"), _first_line("c++", "--version")])
+    kept = cache.resolve() / f"verilated-{hashlib.sha256(tools.encode()).hexdigest()[:20]}"
+    command = [sys.executable, "-I", "-S", str(Path(objcache.__file__)), str(kept)]
+    return {
+        "PATH": f"{verilator_program().parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "OBJCACHE": shlex.join(command),
+    }
 
 
 def simulator_version(simulator: str) -> str:
@@ -271,8 +285,7 @@ def _compile(
 ) -> None:
     environment = {}
     if simulator == "verilator":
-        environment = {
-            "PATH": f"{verilator_program().parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        environment = compile_environment(folder.parent) | {
             # the wheel lacks the flag of precompiled headers, which designs in several files use;
             # most runs are short, so what the compiler takes counts more than the model's speed
             "MAKEFLAGS": "CFG_CXXFLAGS_PCH_I=-include OPT_FAST=-O1",

@@ -24,7 +24,8 @@ from screc.simulate.verdict import Verdict, check
 from screc.simulate.workload import Workload, build_workload
 from screc.weights import load_weights
 from screc_hw.device.params import HostParams
-from screc_hw.device.top import KERNEL_NAME, emit_device
+from screc_hw.device.top import KERNEL_NAME, Kernel
+from screc_hw.emit import emit_systemverilog
 from screc_hw.model import FeatureShape, ModelShape, TableShape
 from screc_hw.params import DeviceParams
 from screc_sim import runner
@@ -157,15 +158,17 @@ class Case:
 
 def build_device(simulator: str, params: DeviceParams) -> runner.Build:
     """Emit and build a device, once for equal parameters and sources."""
-    sources = Path(str(emit_device.__code__.co_filename)).parents[1]
+    sources = Path(str(emit_systemverilog.__code__.co_filename)).parent
     digest = hashlib.sha256(json.dumps(params.as_dict()).encode())
     for path in sorted(sources.rglob("*.py")):
         digest.update(path.read_bytes())
     folder = CACHE / "rtl" / digest.hexdigest()[:20]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(f"{folder}.lock"):
-        if not (folder / "design.json").exists():
-            emit_device(params, folder)
+        done = folder / "done"
+        if not done.exists():
+            emit_systemverilog(Kernel(params), name=KERNEL_NAME, folder=folder)
+            done.touch()
     return runner.build(simulator, sorted(folder.glob("*.sv")), KERNEL_NAME, cache=CACHE)
 
 

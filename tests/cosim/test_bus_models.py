@@ -53,15 +53,17 @@ def check_copied(result, bursts=BURSTS):
     assert result["device_errors"] == 0
 
 
+TIMINGS = [
+    {"latency": 1},
+    {"latency": 3, "stall": 0.5, "seed": 2},
+    {"latency": 9, "jitter": 40, "stall": 0.2, "reorder": True, "seed": 3},
+]
+PLAINER = [{"latency": 40}, {"latency": 20, "jitter": 30, "seed": 1}]
+
+
 @pytest.mark.parametrize(
     "timing",
-    [
-        {"latency": 1},
-        {"latency": 40},
-        {"latency": 20, "jitter": 30, "seed": 1},
-        {"latency": 3, "stall": 0.5, "seed": 2},
-        {"latency": 9, "jitter": 40, "stall": 0.2, "reorder": True, "seed": 3},
-    ],
+    [*TIMINGS, *(pytest.param(timing, marks=pytest.mark.slow) for timing in PLAINER)],
     ids=lambda timing: "-".join(f"{k}{v}" for k, v in timing.items()),
 )
 def test_data_arrives_whole_and_in_order(copy, timing):

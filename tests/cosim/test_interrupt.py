@@ -4,9 +4,8 @@ import time
 
 import pytest
 
-from screc_hw.params import DeviceParams
 from screc_sim import runner
-from tests.cosim.device_case import DOT, build_device
+from tests.cosim.device_case import DOT, build_device, compile_case
 from tests.cosim.support import needs
 from tests.cosim.test_device import SMALL
 
@@ -15,7 +14,7 @@ from tests.cosim.test_device import SMALL
 @pytest.mark.parametrize("simulator", ["verilator", "icarus"])
 def test_an_interrupt_ends_the_simulator(tmp_path, simulator):
     needs(simulator)
-    build = build_device(simulator, DeviceParams.for_model(DOT, **SMALL))
+    build = build_device(simulator, compile_case(tmp_path, DOT, **SMALL).params)
     started = time.monotonic()
 
     def interrupt():

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.cosim
 
 
 @pytest.mark.parametrize(
-    "examples", [600, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+    "examples", [300, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
 )
 def test_bad_requests_read_nothing_else_and_are_counted(tmp_path, examples):
     design = build(PARAMS, cache=CACHE)

@@ -3,7 +3,7 @@
 import pytest
 
 from screc.models import preset_names, preset_shape
-from screc_hw.emit import lint
+from screc_hw.emit import emit_netlist, lint
 from screc_hw.params import DeviceParams
 
 LARGE = {"criteo-terabyte", "criteo-terabyte-10m", "rm2", "rm3"}
@@ -18,10 +18,10 @@ LARGE = {"criteo-terabyte", "criteo-terabyte-10m", "rm2", "rm3"}
     ],
 )
 def test_preset_is_clean_rtl(name, tmp_path):
-    from screc_hw.device.top import Device, emit_device
-    from screc_hw.netlist import check_netlist
+    from screc_hw.device.top import KERNEL_NAME, Kernel
+    from screc_hw.netlist import check_netlist, convert
 
     params = DeviceParams.for_model(preset_shape(name), rows=8, columns=8, memory=2, compute=2)
-    design = emit_device(params, tmp_path)
-    lint(sorted(tmp_path.glob("*.sv")), design["name"])
-    check_netlist(Device(params))
+    netlist = convert(Kernel(params), name=KERNEL_NAME)
+    lint(emit_netlist(netlist, tmp_path), KERNEL_NAME)
+    check_netlist(netlist)

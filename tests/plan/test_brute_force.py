@@ -11,7 +11,7 @@ from screc.plan.problem import DeviceClass
 from screc.plan.solve import least_value, solve
 from tests.plan.brute_force import Case, optimum, random_case
 
-INSTANCES = 200
+QUICK, INSTANCES = 75, 200
 BLOCK = 25
 OBJECTIVES = ("throughput", "energy", "devices")
 
@@ -53,14 +53,14 @@ def check_block(first):
     assert feasible > BLOCK / 2
 
 
-@pytest.mark.parametrize("first", range(0, INSTANCES, BLOCK))
+@pytest.mark.parametrize("first", range(0, QUICK, BLOCK))
 @pytest.mark.usefixtures("small_tables_may_be_replicated")
 def test_the_model_equals_enumeration_and_free_splits_are_no_worse(first):
     check_block(first)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(1000, 2000, BLOCK))
+@pytest.mark.parametrize("first", [*range(QUICK, INSTANCES, BLOCK), *range(1000, 2000, BLOCK)])
 @pytest.mark.usefixtures("small_tables_may_be_replicated")
 def test_the_model_equals_enumeration_on_many_more(first):
     check_block(first)

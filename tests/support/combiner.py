@@ -12,7 +12,7 @@ from screc_hw.combiner.params import CombinerParams
 from screc_hw.model import FeatureShape, ModelShape, TableShape
 from screc_hw.numerics import mean_reciprocal, requantise
 from screc_hw.protocol import COMBINER_FIELDS, LoadTarget, pack
-from tests.support.pysim import pauses
+from tests.support.pysim import bits_of, pauses
 
 SMALL = CombinerParams(
     lanes=4, rows=2, slots=4, max_features=3, max_slices=3, vector_words=9, mean=True
@@ -281,8 +281,8 @@ class Bench:
                     releases.append(self.cycles + rng.randint(*self.hold))
                 if waiting is not None:
                     assert valid, "a word was withdrawn"
-                    assert repr(word) == waiting, "a word changed before its transfer"
-                waiting = repr(word) if valid and not take else None
+                    assert bits_of(word) == waiting, "a word changed before its transfer"
+                waiting = bits_of(word) if valid and not take else None
                 if valid and take:
                     self.last_word = self.cycles
                     key = (word.slot, word.row, word.word)

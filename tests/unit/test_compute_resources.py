@@ -87,6 +87,7 @@ def check_fanout(mapped, params):
     assert max(map(len, loads.values())) <= 8 * params.max_fanout
 
 
+@pytest.mark.slow
 def test_registers_are_copied_where_they_may_drive_less():
     params = dataclasses.replace(params_of("16x16"), columns=8, max_fanout=8)
     mapped = synthesise(netlist_of(params, Array))

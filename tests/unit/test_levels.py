@@ -197,7 +197,7 @@ RAM_OUTPUT = "output of a RAM not registered"
     ("widths", "result", "function", "shifts", "rules"),
     [
         ([16, 16], 32, product(1, 1), 0, set()),
-        ([16, 16], 32, product(8, 8), 16 + 32, set()),
+        pytest.param([16, 16], 32, product(8, 8), 16 + 32, set(), marks=pytest.mark.slow),
         ([16, 16], 32, product(0, 1), 0, {LOGIC_BEFORE}),
         ([16, 16], 32, product(1, 0), 0, {DSP_OUTPUT}),
         ([9, 36], 1, read_block_ram(8), 36, set()),

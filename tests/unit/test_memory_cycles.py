@@ -35,22 +35,27 @@ def measure(*, dim, lanes, pooling, lookups, latency, port_bits=512, outstanding
     return outcome, cycles, params.fill(latency=latency)
 
 
+QUICK = [
+    {"dim": 16, "lanes": 16, "pooling": 1, "latency": 50},
+    {"dim": 64, "lanes": 64, "pooling": 20, "latency": 50},
+    {"dim": 128, "lanes": 64, "pooling": 80, "latency": 50},
+    {"dim": 128, "lanes": 64, "pooling": 20, "latency": 50, "int4": True},  # slices rule
+    {"dim": 16, "lanes": 16, "pooling": 20, "latency": 50, "port_bits": 128},
+    {"dim": 64, "lanes": 64, "pooling": 1, "latency": 100, "outstanding": 32},  # flight rules
+]
+OTHERS = [
+    {"dim": 16, "lanes": 16, "pooling": 20, "latency": 50},
+    {"dim": 64, "lanes": 64, "pooling": 1, "latency": 50},
+    {"dim": 64, "lanes": 64, "pooling": 80, "latency": 50},
+    {"dim": 128, "lanes": 64, "pooling": 1, "latency": 50},
+    {"dim": 64, "lanes": 32, "pooling": 20, "latency": 50, "port_bits": 256},
+    {"dim": 192, "lanes": 64, "pooling": 1, "latency": 100, "outstanding": 32},
+]
+
+
 @pytest.mark.parametrize(
     "shape",
-    [
-        {"dim": 16, "lanes": 16, "pooling": 1, "latency": 50},
-        {"dim": 16, "lanes": 16, "pooling": 20, "latency": 50},
-        {"dim": 64, "lanes": 64, "pooling": 1, "latency": 50},
-        {"dim": 64, "lanes": 64, "pooling": 20, "latency": 50},
-        {"dim": 64, "lanes": 64, "pooling": 80, "latency": 50},
-        {"dim": 128, "lanes": 64, "pooling": 1, "latency": 50},
-        {"dim": 128, "lanes": 64, "pooling": 80, "latency": 50},
-        {"dim": 128, "lanes": 64, "pooling": 20, "latency": 50, "int4": True},  # slices rule
-        {"dim": 16, "lanes": 16, "pooling": 20, "latency": 50, "port_bits": 128},
-        {"dim": 64, "lanes": 32, "pooling": 20, "latency": 50, "port_bits": 256},
-        {"dim": 64, "lanes": 64, "pooling": 1, "latency": 100, "outstanding": 32},  # flight rules
-        {"dim": 192, "lanes": 64, "pooling": 1, "latency": 100, "outstanding": 32},
-    ],
+    [*QUICK, *(pytest.param(shape, marks=pytest.mark.slow) for shape in OTHERS)],
     ids=lambda shape: "-".join(str(value) for value in shape.values()),
 )
 def test_rate_is_what_cycles_says(shape):

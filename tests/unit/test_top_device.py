@@ -3,10 +3,10 @@ import re
 
 import pytest
 
-from screc_hw.device.top import KERNEL_NAME, Device, device_ports, emit_device
-from screc_hw.emit import lint
+from screc_hw.device.top import KERNEL_NAME, Device, Kernel, device_ports, emit_device
+from screc_hw.emit import emit_netlist, lint
 from screc_hw.model import FeatureShape, ModelShape, TableShape
-from screc_hw.netlist import check_netlist
+from screc_hw.netlist import check_netlist, convert
 from screc_hw.params import DeviceParams
 from screc_hw.protocol import Register
 from screc_hw.vitis import emit_vitis, vitis_platform
@@ -95,7 +95,7 @@ def test_emitted_device_packages(emitted, tmp_path):
     ],
 )
 def test_device_of_any_kind_of_model_is_clean(interaction, dense, sizes, tmp_path):
-    model, params = small(interaction, dense, **sizes)
-    design = emit_device(params, tmp_path, model=model)
-    lint([tmp_path / name for name in design["files"]], design["name"])
-    check_netlist(Device(params))
+    _, params = small(interaction, dense, **sizes)
+    netlist = convert(Kernel(params), name=KERNEL_NAME)
+    lint(emit_netlist(netlist, tmp_path), KERNEL_NAME)
+    check_netlist(netlist)

@@ -29,6 +29,7 @@ from screc_hw.stream import config_layout
 from screc_sim.runner import (
     BUILD_TIMEOUT_S,
     SimulationError,
+    compile_environment,
     default_cache,
     prune,
     simulator_version,
@@ -288,14 +289,13 @@ def _compile(
 
 
 def _call(command: Sequence[str], folder: Path) -> None:
-    path = f"{verilator_program().parent}{os.pathsep}{os.environ.get('PATH', '')}"
     done = subprocess.run(
         command,
         cwd=folder,
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PATH": path},
+        env={**os.environ, **compile_environment(folder.parent)},
     )
     (folder / "build.log").write_text(done.stdout + done.stderr, encoding="utf-8")
     if done.returncode:
