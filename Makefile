@@ -4,7 +4,7 @@ BIN := .venv/bin
 SETUP := build/.setup$(if $(EXTRAS),-$(EXTRAS))
 JOBS ?= 2
 
-.PHONY: help setup demo test soak train lint type format lock clean
+.PHONY: help setup demo test data soak train lint type format lock clean
 .DEFAULT_GOAL := help
 
 help:            ## list the targets
@@ -20,7 +20,10 @@ demo: setup      ## the starter example, end to end, into build/demo
 	scripts/demo
 
 test: setup      ## the tests
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow" tests
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow and not (data and cosim)" tests
+
+data: setup      ## simulations of the real data sets, where they are beside the checkout
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and data and cosim" tests
 
 soak: setup      ## the long-running tests
 	$(BIN)/python -m pytest -n $(JOBS) -x -m slow tests
