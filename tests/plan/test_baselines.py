@@ -9,25 +9,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import screc.plan.recshard as program
 from screc import bench_plan
 from screc.cli import cli
 from screc.compile.layout import make_layout
 from screc.devices import DeviceConfig, resolve_device
 from screc.errors import CheckError, ConfigError, PlanError, PlanErrorKind
 from screc.plan import baselines, costs, schema
-from screc.plan.baselines import (
-    BASELINES,
-    Placement,
-    Row,
-    TwoTierDevice,
-    TwoTierTable,
-    best_baseline,
-    compare,
-    compare_one,
-    recshard,
-    torchrec,
-    two_tier,
-)
+from screc.plan.baselines import BASELINES, Row, best_baseline, compare, compare_one
 from screc.plan.budget import GIB, Budget
 from screc.plan.catalogue import Catalogue
 from screc.plan.check import check
@@ -35,8 +24,10 @@ from screc.plan.device import device_params
 from screc.plan.instances import at_rate, find_instance, zipf_curve
 from screc.plan.monolith import solve_monolith
 from screc.plan.placed import solve_placed
+from screc.plan.placements import Placement, Setting, torchrec
 from screc.plan.problem import DeviceClass, Problem, TableDemand, TtOption
 from screc.plan.rates import RateCurve
+from screc.plan.recshard import TwoTierDevice, TwoTierTable, recshard, two_tier
 from screc.plan.schema import Range, TablePlan
 from screc.plan.solve import solve, unproven
 from screc_hw.model import FeatureShape, ModelShape, TableShape
@@ -141,7 +132,7 @@ def dram_of(problem, placement):
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_every_rank_is_somewhere_and_all_fits(name, monkeypatch):
-    monkeypatch.setattr(baselines, "STEPS", 20)
+    monkeypatch.setattr(program, "STEPS", 20)
     rng = np.random.default_rng(1)
     placed = 0
     for _ in range(12):
@@ -341,11 +332,11 @@ def test_recshard_keeps_the_hottest_rows_of_all_tables():
 
 
 def test_recshard_assigns_greedily_where_its_program_is_too_large(monkeypatch):
-    monkeypatch.setattr(baselines, "STEPS", 20)
+    monkeypatch.setattr(program, "STEPS", 20)
     curves = [zipf_curve(5000, lookups, 0.9) for lookups in (9.0, 7.0, 5.0, 4.0, 3.0)]
     problem = problem_of(curves, devices=((2, 64 * 9000 / 2**20),))
     solved = recshard(problem)
-    monkeypatch.setattr(baselines, "MOST_PRODUCTS", 0)
+    monkeypatch.setattr(program, "MOST_PRODUCTS", 0)
     assigned = recshard(problem)
     assert "pooled" in assigned.note
     seconds = [ssd_lookups(problem, placement) for placement in (solved, assigned)]
@@ -843,7 +834,7 @@ def test_programs_share_the_time(scored, monkeypatch):
 
 
 def test_recshard_takes_the_better_of_incumbent_and_assignment(monkeypatch):
-    monkeypatch.setattr(baselines, "STEPS", 20)
+    monkeypatch.setattr(program, "STEPS", 20)
     curves = [zipf_curve(5000, lookups, 0.9) for lookups in (9.0, 7.0, 5.0, 4.0, 3.0)]
     problem = problem_of(curves, devices=((2, 64 * 9000 / 2**20),))
     right = two_tier
@@ -852,7 +843,7 @@ def test_recshard_takes_the_better_of_incumbent_and_assignment(monkeypatch):
         found = right(tables, devices)
         return dataclasses.replace(found, proven=False, step=(0,) * len(tables), seconds=seconds)
 
-    monkeypatch.setattr(baselines, "two_tier", stopped)
+    monkeypatch.setattr(program, "two_tier", stopped)
     seconds = 1.0
     assert "pooled" in recshard(problem).note
     seconds = 0.0
@@ -861,30 +852,30 @@ def test_recshard_takes_the_better_of_incumbent_and_assignment(monkeypatch):
 
 def test_tables_are_cut_for_all_devices_pooled_as_the_program_does(monkeypatch):
     rng = np.random.default_rng(3)
-    monkeypatch.setattr(baselines, "STEPS", 20)
+    monkeypatch.setattr(program, "STEPS", 20)
     cut = 0
     for _ in range(20):
         problem = random_problem(rng)
-        setting = baselines._Setting(problem)
-        tables = [baselines._two_tier_table(table) for table in setting.tables]
+        setting = Setting(problem)
+        tables = [program._two_tier_table(table) for table in setting.tables]
         size = sum(t.size * t.stride for t in tables)
         rooms = np.full(problem.devices, size / problem.devices * rng.uniform(0.1, 0.9))
-        step = baselines._pooled(setting, tables, rooms)
+        step = program._pooled(setting, tables, rooms)
         used = sum(t.rows[i] * t.stride for t, i in zip(tables, step, strict=True))
         assert used <= rooms.sum()
         one = TwoTierDevice(rooms.sum(), 1e15, [1e-9] * len(tables), [1e-6] * len(tables))
         best = two_tier(tables, [one], rel_gap=1e-9)
-        seconds = baselines._slowest(tables, [one], [0] * len(tables), step)
+        seconds = program._slowest(tables, [one], [0] * len(tables), step)
         largest = max(float(np.diff(t.share).max(initial=0)) * t.lookups for t in tables) * 1e-6
         assert best.seconds * (1 - 1e-6) <= seconds <= best.seconds + largest
         cut += sum(0 < i < len(t.rows) - 1 for t, i in zip(tables, step, strict=True))
     assert cut > 20
     without = problem_of(CURVES, devices=((1, 0.2), (1, 0.1)), kinds=["u50", "u50"])
-    setting = baselines._Setting(without)
-    tables = [baselines._two_tier_table(table) for table in setting.tables]
+    setting = Setting(without)
+    tables = [program._two_tier_table(table) for table in setting.tables]
     with pytest.raises(PlanError, match=r"tables of 448,000 bytes do not fit 314,\d{3} bytes"):
-        baselines._pooled(setting, tables, np.array([200_000.0, 114_573.0]))
-    assert baselines._pooled(setting, tables, np.array([250_000.0, 200_000.0])) == [
+        program._pooled(setting, tables, np.array([200_000.0, 114_573.0]))
+    assert program._pooled(setting, tables, np.array([250_000.0, 200_000.0])) == [
         len(t.rows) - 1 for t in tables
     ]
 
