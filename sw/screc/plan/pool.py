@@ -35,6 +35,7 @@ from screc.plan.catalogue import Pattern
 from screc.plan.costs import Loads
 from screc.plan.groups import Group, Interval
 from screc.plan.problem import Problem, TableDemand, TtOption
+from screc.tt.shape import choose_shape
 
 GIB = float(1 << 30)
 
@@ -47,6 +48,9 @@ MARGIN = 2e-4
 
 OWN = ("port", "dram")
 """What a device without memory cores has for its samples alone, and not for lookups of others."""
+
+PIN_SIZES = 64
+"""Sizes of a TT form that are looked at for how many rows a prefix stands for."""
 
 WHOLE: tuple[Tier, ...] = ("onchip", "dram")
 """Tiers of replicated tables."""
@@ -81,11 +85,9 @@ class Pooled:
     def ordered(self, group: int) -> bool:
         """Whether no row of a group is in a faster tier than a hotter one of it.
 
-        For the bound, ranks of a table are ordered so, and not those of different tables.
+        Not so for the bound: where the lookups on chip bind, a hot row in DRAM may be better.
         """
-        if len(self.problem.classes) > 1:
-            return False
-        return not self.optimistic or len(self.groups[group].tables) == 1
+        return len(self.problem.classes) == 1 and not self.optimistic
 
     def tiers(self, klass: int, group: int, interval: Interval) -> Iterator[Tier]:
         """Tiers that rows of an interval may be in."""
@@ -123,8 +125,8 @@ class Pooled:
             add(costs.read_loads(budget), interval.reads)
             add(costs.staged_loads(budget, row), interval.distinct)
         if tier == "tt":
-            found["tt"] += interval.lookups * self.tt_cycles(klass, group, interval)
-            pinned = self._pinned(group, interval)
+            pinned = not self.optimistic and self._pinned(group, interval)
+            found["tt"] += interval.lookups * self.tt_cycles(klass, group, pinned=pinned)
             joules = costs.tt_joules(budget, self.tt_option(group), pinned=pinned)
             found["power"] += interval.lookups * joules
         if problem.exchange:
@@ -166,9 +168,35 @@ class Pooled:
                 loads["dram"] += table.bags * costs.partial_in(table, budget)["dram"]
         return min(rate, *(pattern.capacity[r] / loads[r] for r in OWN if loads[r]))
 
-    def tt_cycles(self, klass: int, group: int, interval: Interval) -> float:
+    def saved_by_pins(self, klass: int, group: int, interval: Interval) -> Loads:
+        """Loads that the bound's model saves if all of an interval's prefixes are pinned."""
+        budget, option = self.problem.classes[klass].budget, self.tt_option(group)
+        cycles, joules = (
+            [each(pinned) for pinned in (False, True)]
+            for each in (
+                lambda pinned: self.tt_cycles(klass, group, pinned=pinned),
+                lambda pinned: costs.tt_joules(budget, option, pinned=pinned),
+            )
+        )
+        return {
+            "tt": interval.lookups * (cycles[0] - cycles[1]),
+            "power": interval.lookups * (joules[0] - joules[1]),
+        }
+
+    def most_pinned(self, group: int) -> float:
+        """Rows of a table whose prefixes are pinned at most, whichever of its ranks are in TT form.
+
+        Prefixes stand for more rows each where more rows are in TT form.
+        """
+        option = self.tt_option(group)
+        dim, rank = self.demand(group).shape.dim, max(option.shape.ranks)
+        sizes = {max(1, round(option.last * i / PIN_SIZES)) for i in range(1, PIN_SIZES + 1)}
+        each = max(choose_shape(size, dim, rank).p[2] for size in sizes)
+        return float(option.pins * max(each, option.shape.p[2]))
+
+    def tt_cycles(self, klass: int, group: int, *, pinned: bool) -> float:
         """Cycles of a reconstructor's lane per row, the least that any pattern's takes."""
-        option, pinned = self.tt_option(group), self._pinned(group, interval)
+        option = self.tt_option(group)
         return min(
             costs.tt_cycles(p.tt, option, pinned=pinned)
             for p in self.problem.classes[klass].patterns
@@ -255,6 +283,9 @@ def add_variables(
     m.whole = pyo.Var(m.W, domain=pyo.UnitInterval if pooled.optimistic else yes)
     m.tt = pyo.Var(m.C, domain=yes)
     m.staging = pyo.Var(m.K, domain=yes)
+    # which ranks' prefixes are pinned depends on what is on chip: free for the bound
+    in_tt = [(k, j) for k, j, s in m.S if s == "tt"] if pooled.optimistic else []
+    m.pinned = pyo.Var(pyo.Set(initialize=in_tt, dimen=2), domain=pyo.UnitInterval)
     m.ring = pyo.Var(m.K, domain=pyo.NonNegativeReals)
     m.over = pyo.Var(domain=pyo.NonNegativeReals)
 
@@ -268,6 +299,11 @@ def add_terms(m: pyo.ConcreteModel, pooled: Pooled) -> None:
         for name, value in pooled.loads(k, group, interval, s).items():
             terms[k, name][0].append(value)
             terms[k, name][1].append(m.share[k, j, s])
+    for k, j in m.pinned:
+        group, interval = pooled.flat[j]
+        for name, value in pooled.saved_by_pins(k, group, interval).items():
+            terms[k, name][0].append(-value)
+            terms[k, name][1].append(m.pinned[k, j])
     for g, s in m.W:  # of one class alone
         group = pooled.groups[g]
         interval = group.interval(0, len(group.rate))
@@ -489,8 +525,10 @@ def add_ring(m: pyo.ConcreteModel, pooled: Pooled) -> None:
         ]
         if not rows:
             return pyo.Constraint.Skip
-        count = 1 if pooled.optimistic else problem.classes[k].count
-        slack = count * problem.staging_slack / GIB
+        if pooled.optimistic:
+            slack = problem.least_staging_slack / GIB
+        else:
+            slack = problem.classes[k].count * problem.staging_slack / GIB
         load = sum(size / GIB * m.share[k, j, "ssd"] for size, j in rows)
         return m.ring[k] >= load + slack * m.staging[k]
 
@@ -537,6 +575,21 @@ def add_tt_choice(m: pyo.ConcreteModel, pooled: Pooled) -> None:
         [(k, j) for k, j, s in m.S if s == "tt"],
         rule=lambda m, k, j: m.share[k, j, "tt"] <= m.tt[k, pooled.flat[j][0]],
     )
+    if pooled.optimistic:
+        m.tt_pinned = pyo.Constraint(
+            list(m.pinned), rule=lambda m, k, j: m.pinned[k, j] <= m.share[k, j, "tt"]
+        )
+        m.tt_pins = pyo.Constraint(
+            m.C,
+            rule=lambda m, k, g: (
+                sum(
+                    pooled.flat[j][1].rows * m.pinned[i, j]
+                    for i, j in m.pinned
+                    if i == k and pooled.flat[j][0] == g
+                )
+                <= pooled.most_pinned(g)
+            ),
+        )
     if problem.max_loss is not None:
         losses = [(pooled.tt_option(g).loss, k, g) for k, g in m.C]
         scale = max(max(loss for loss, _, _ in losses), problem.max_loss, 1e-12)

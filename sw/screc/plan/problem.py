@@ -70,7 +70,8 @@ class TableDemand:
     tt_only
         Whether all ranks below ``tt.last`` must be on chip or in TT form.
     replicate
-        True: every memory core of every device holds the table; False: none does; None: as is best.
+        True: every memory core of every device holds the table; else none does. A plan from
+        elsewhere may do so where it is None, and not where it is False.
     """
 
     shape: TableShape
@@ -194,6 +195,12 @@ class Problem:
         return sum(table.rates.lookups for table in self.tables)
 
     @property
+    def least_staging_slack(self) -> int:
+        """The same where only tables of the shortest rows have any on SSD."""
+        beats = min((table.row_beats for table in self.tables if table.ssd), default=0)
+        return STAGED_BLOCKS * STAGING_SLACK_ROWS * beats * BEAT_BYTES
+
+    @property
     def header_bytes(self) -> int:
         """Bytes per sample of a request's block beside its lookups: bag lengths, dense features."""
         return 4 * len(self.shape.features) + self.shape.dense
@@ -201,5 +208,5 @@ class Problem:
     @property
     def staging_slack(self) -> int:
         """Bytes of a device's staging rings that do not depend on the rows on SSD."""
-        beats = max(table.row_beats for table in self.tables)
+        beats = max((table.row_beats for table in self.tables if table.ssd), default=0)
         return STAGED_BLOCKS * STAGING_SLACK_ROWS * beats * BEAT_BYTES

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -58,6 +59,9 @@ proven so for the bound."""
 
 BOUND_LIMIT = 90.0
 """Seconds for the bound of an energy or of a count of devices; what is proven by then counts."""
+
+BOUND_TOLERANCE = 1e-5
+"""Relative: how far the solver's tolerances may carry a bound above a plan."""
 
 ENERGY_GAP, ANY_GAP = 1e-2, 1e9
 """Relative gaps: of the least energy at a time per sample, and of any solution."""
@@ -151,7 +155,8 @@ def solve(
         raise found
     # without a placement on several devices there may be a plan that was not found all the same
     least = several.bound if isinstance(several, Plan) else search.least()
-    bound = min(bounds if least is None else [least, *bounds])
+    # a plan of several devices that uses one exchanges nothing: its bound is that of one
+    bound = _proven(min(bounds if least is None else [least, *bounds]), found.value)
     return found.model_copy(
         update={
             "bound": bound,
@@ -321,6 +326,8 @@ class _Search:
         """Least time per sample."""
         self.progress("relaxed model")
         relaxed = self._relaxed()
+        if self.problem.rate is not None and relaxed > (1 + LP_TOLERANCE) / self.problem.rate:
+            raise self._no_plan()
         self.progress("whole devices")
         upper = relaxed
         plan: Plan | None = None
@@ -350,8 +357,7 @@ class _Search:
         if not self.proven:
             return plan
         self.progress("bound")
-        bound = self._bound(min(upper, plan.value))
-        return plan.model_copy(update={"bound": bound, "gap": (plan.value - bound) / bound})
+        return plan.model_copy(update={"bound": self._bound(upper)})
 
     def _relaxed(self) -> float:
         """Time per sample if devices could be divided, with intervals fine at its splits."""
@@ -489,8 +495,7 @@ class _Search:
         if not self.proven:
             return plan
         self.progress("bound")
-        bound = self._bound_at_rate(required, plan.value)
-        return plan.model_copy(update={"bound": bound, "gap": abs(plan.value - bound) / bound})
+        return plan.model_copy(update={"bound": self._bound_at_rate(required)})
 
     def _no_plan(self) -> PlanError:
         """Say why the pooled model has no solution, in numbers where that is wanted."""
@@ -532,7 +537,7 @@ class _Search:
         fresh.solve(model.m, gap=ENERGY_GAP, limit=STEP_LIMIT)
         model.m.del_component(model.m.most)
 
-    def _bound_at_rate(self, required: float, value: float) -> float:
+    def _bound_at_rate(self, required: float) -> float:
         """Proven bound of the objective: the solver's, on the optimistic model."""
         model = self._model(optimistic=True)
         model.aim(required, self.problem.objective)
@@ -542,17 +547,16 @@ class _Search:
             bound /= MICRO
         if self.problem.objective == "devices":
             bound = float(math.ceil(bound - 1e-6))
-        return min(bound, value)
+        return bound
 
     def least(self) -> float | None:
         """Bound of the objective by the relaxed model; None where it has no solution."""
         model = self._model(integral=False, optimistic=True)
-        if self.problem.rate is not None:
+        if self.problem.rate is not None and self.problem.objective != "throughput":
             model.aim(1 / self.problem.rate, self.problem.objective)
             outcome = self.solver.solve(model.m)
             unit = MICRO if self.problem.objective == "energy" else 1.0
-            if self.problem.objective != "throughput":
-                return outcome.bound / unit if outcome.feasible else None
+            return outcome.bound / unit if outcome.feasible else None
         try:
             self._require()
             return self._least_time(model, lower=0.0, guess=None, tolerance=LP_TOLERANCE)
@@ -691,6 +695,17 @@ class _Search:
             if not late and (value if energy else best.seconds) <= hoped * (1 + problem.gap / 2):
                 break
         return best
+
+
+def _proven(bound: float, value: float) -> float:
+    """Return ``bound``, which no plan can be better than; ``value`` where one is, and say so."""
+    if bound > value * (1 + BOUND_TOLERANCE):
+        warnings.warn(
+            f"the plan ({value:.6g}) is better than its proven bound ({bound:.6g}): please report",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return min(bound, value)
 
 
 def _order(plan: Plan, seconds: float) -> tuple[float, float]:

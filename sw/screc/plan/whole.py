@@ -134,7 +134,7 @@ class _Whole:
             self.tables[t] = _row(rated.loads(0, first_tt(problem, 0), unit))
         self._price()
         self.items = self._items()
-        self.loads = np.array([self._load(item) for item in self.items])
+        self.loads = np.array([self._load(i) for i in self.items]).reshape(-1, len(NAMES))
         self.known: dict[tuple[int, float, bytes], Retiered] = {}
 
     def _price(self) -> None:
