@@ -16,6 +16,9 @@ from screc_hw.resources import Resources
 OVERRIDE = "configuration"
 """Source of a figure that ``[[device]]`` gives."""
 
+RESOURCE_NAMES = ("lut", "ff", "dsp", "bram36", "uram")
+"""Resources that a device has some of in every SLR."""
+
 RANDOM_ROW_BYTES = (64, 128, 256, 512)
 """Row sizes that the random-access figures are for."""
 
@@ -24,8 +27,8 @@ RANDOM_ROW_BYTES = (64, 128, 256, 512)
 class DeviceSpec:
     """A device: figures of one card.
 
-    Resources are those of the region that a kernel may use; ``*_fill`` is the share of each that is
-    planned with, and :meth:`budget` the product.
+    Resources are those of the region that a kernel may use, in all SLRs together; ``*_fill`` is the
+    share of each that is planned with, and :meth:`budget` the product.
     """
 
     kind: str
@@ -37,6 +40,12 @@ class DeviceSpec:
     dsp: int
     bram36: int
     uram: int
+    slr_lut: tuple[int, ...]
+    """LUTs of each SLR of the platform: how :meth:`by_slr` shares out ``lut``; likewise the next."""
+    slr_ff: tuple[int, ...]
+    slr_dsp: tuple[int, ...]
+    slr_bram36: tuple[int, ...]
+    slr_uram: tuple[int, ...]
     lut_fill: float
     ff_fill: float
     dsp_fill: float
@@ -92,12 +101,30 @@ class DeviceSpec:
 
     def budget(self) -> Resources:
         """Resources that may be planned with: fill limits applied, rounded down."""
+        return self._filled(self.lut, self.ff, self.dsp, self.bram36, self.uram)
+
+    def slr_budgets(self) -> tuple[Resources, ...]:
+        """The same of each SLR: a core lies in one of them."""
+        figures = [self.by_slr(name) for name in RESOURCE_NAMES]
+        return tuple(self._filled(*each) for each in zip(*figures, strict=True))
+
+    def by_slr(self, name: str) -> tuple[int, ...]:
+        """What a kernel may use of a resource in each SLR: the total as the platform shares it.
+
+        Fractions are rounded down.
+        """
+        total, shares = getattr(self, name), getattr(self, f"slr_{name}")
+        if len(shares) == 1:
+            return (total,)
+        return tuple(total * share // sum(shares) for share in shares)
+
+    def _filled(self, lut: int, ff: int, dsp: int, bram36: int, uram: int) -> Resources:
         return Resources(
-            lut=int(self.lut * self.lut_fill),
-            ff=int(self.ff * self.ff_fill),
-            dsp=int(self.dsp * self.dsp_fill),
-            bram36=int(self.bram36 * self.bram_fill),
-            uram=int(self.uram * self.uram_fill),
+            lut=int(lut * self.lut_fill),
+            ff=int(ff * self.ff_fill),
+            dsp=int(dsp * self.dsp_fill),
+            bram36=int(bram36 * self.bram_fill),
+            uram=int(uram * self.uram_fill),
         )
 
     def random_gbs(self, row_bytes: int) -> float:
@@ -221,6 +248,8 @@ def resolve_device(device: DeviceConfig) -> DeviceSpec:
     figures = _kinds()[device.kind]
     values: dict[str, Any] = {"ssd_gib": None, "ssd_kiops": None, "p2p_gbs": None}
     values |= {name: figure["value"] for name, figure in figures.items()}
+    for name in RESOURCE_NAMES:
+        values[f"slr_{name}"] = tuple(values.get(f"slr_{name}", [values[name]]))
     sources = {name: figure["source"] for name, figure in figures.items()}
     given = device.model_dump(exclude={"kind", "count"}, exclude_none=True)
     values |= given
