@@ -41,7 +41,7 @@ class DeviceSpec:
     bram36: int
     uram: int
     slr_lut: tuple[int, ...]
-    """LUTs of each SLR of the platform: how :meth:`by_slr` shares out ``lut``; likewise the next."""
+    """LUTs of each SLR of the platform, by which ``lut`` is shared; likewise the next four."""
     slr_ff: tuple[int, ...]
     slr_dsp: tuple[int, ...]
     slr_bram36: tuple[int, ...]

@@ -192,6 +192,7 @@ class Catalogue:
         self._core = functools.cache(self._make_core)
         self._gather_resources = functools.cache(MemoryCoreParams.resources)
         self.gather_used = functools.cache(self._gather_used)
+        self.deeper = functools.cache(_deeper)
         self._combiner_resources = functools.cache(_combiner_resources)
         self._tt_resources = functools.cache(TtParams.resources)
         self._combine = functools.cache(self._combine_cycles)
@@ -355,6 +356,10 @@ class Catalogue:
         )
 
 
+def _deeper(params: MemoryCoreParams, onchip_beats: int) -> MemoryCoreParams:
+    return dataclasses.replace(params, onchip_beats=onchip_beats)
+
+
 def _combiner_resources(params: CombinerParams, inputs: int, cores: int) -> Resources:
     return params.resources(inputs=inputs, cores=cores)
 
@@ -406,18 +411,27 @@ class _Cores:
         return catalogue.make(budget, **chosen | {"pool_beats": pool, "onchip_beats": depth})
 
 
-def deepest(cores: _Cores, catalogue: Catalogue, budget: Budget, most: int) -> Pattern | None:
+def deepest(
+    cores: _Cores,
+    catalogue: Catalogue,
+    budget: Budget,
+    most: int,
+    bare: Pattern | None = None,
+) -> Pattern | None:
     """The pattern with the most room for rows on chip, up to ``most`` beats per core, that fits.
 
-    None where it does not fit without any.
+    None where it does not fit without any; ``bare`` is the pattern without, where it is known to.
     """
-    bare = cores.at(catalogue, budget, 0)
-    if not fits(bare, budget):
-        return None
+    if bare is None:
+        bare = cores.at(catalogue, budget, 0)
+        if not fits(bare, budget):
+            return None
     if not most or bare.gather is None:
         return bare
-    small = cores.at(catalogue, budget, SMALL_BEATS[-1]).gather
-    assert small is not None  # the memory cores are the same, with a little more memory
+    # the memory cores are the same, with a little more memory
+    small = dataclasses.replace(
+        bare.gather, onchip_beats=SMALL_BEATS[-1], pool_beats=cores.pool_beats
+    )
     spare = {
         name: (budget.limits[name] - bare.used[name]) / bare.memory
         + catalogue.gather_used(bare.gather)[name]
@@ -430,7 +444,7 @@ def deepest(cores: _Cores, catalogue: Catalogue, budget: Budget, most: int) -> P
         dealer = Dealer(bare.compute, parts.compute, parts.rest, limits)
 
     def fits_at(depth: int) -> bool:
-        gather = dataclasses.replace(small, onchip_beats=depth)
+        gather = catalogue.deeper(small, depth)
         used = catalogue.gather_used(gather)
         if any(used[name] > spare[name] for name in RESOURCES):
             return False
@@ -565,8 +579,13 @@ def enumerate_patterns(
         cores = chosen[i]
         room = -(-onchip_beats // max(cores.memory, 1)) if pins.onchip else 0
         room += uneven_beats(len(catalogue.shape.tables)) if room else 0
-        found = deepest(cores, catalogue, budget, room)
-        deep += [found, cores.at(catalogue, budget, 0)] if found and room else [fitting[i]]
+        if not room:
+            deep.append(fitting[i])
+            continue
+        bare = cores.at(catalogue, budget, 0)
+        found = deepest(cores, catalogue, budget, room, bare)
+        assert found is not None
+        deep += [found, bare]
     return tuple(deep[i] for i in frontier(deep))
 
 

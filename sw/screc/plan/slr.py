@@ -57,8 +57,9 @@ class Dealer:
     def most(self, memory: Resources) -> float:
         """Most memory cores that fit, below 0 if the others do not."""
         needs = _vector(memory)
-        some = needs > 0
-        room = np.floor((self._left[..., some] / needs[some]).min(axis=-1, initial=MANY))
+        none = needs == 0
+        needs[none] = 1 / MANY  # one more of it is plenty
+        room = np.floor(((self._left + none) / needs).min(axis=-1))
         room[self._over] = -MANY * MANY
         return float(room[self._at, self._ways[0], self._ways[1]].sum(axis=1).max())
 
@@ -106,7 +107,7 @@ def figures_needed(
 
     def raised(figures: Mapping[str, float]) -> Budget:
         whole = {name: int(figure) for name, figure in figures.items()}
-        return Budget(dataclasses.replace(budget.spec, **whole))
+        return Budget(dataclasses.replace(budget.spec, **whole))  # type: ignore[arg-type]
 
     def enough(figures: Mapping[str, float]) -> bool:
         return can_deal(parts, memory, compute, raised(figures))
