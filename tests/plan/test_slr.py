@@ -91,12 +91,12 @@ def test_figures_are_enough_and_needed(kind):
         short += bool(whole)
 
 
-PINNED = Pins(memory=1, compute=3, rows=64, columns=32, slots=2, weights="onchip", pool_beats=1)
+PINNED = Pins(memory=1, compute=1, rows=64, columns=32, slots=2, weights="onchip", pool_beats=1)
 
 
 def test_cores_that_fit_the_totals_and_no_slrs_are_refused_with_what_would_do():
-    chosen, budget = Catalogue(SHAPE, SHAPE, 64), budget_of("u50", dsp=4000)
-    made = chosen.make(budget, memory=1, compute=3, rows=64, columns=32, slots=2)
+    chosen, budget = Catalogue(SHAPE, SHAPE, 64), budget_of("u50", dsp=1700)
+    made = chosen.make(budget, memory=1, compute=1, rows=64, columns=32, slots=2)
     assert not excess(made, budget)
     assert not fits(made, budget)
     with pytest.raises(PlanError) as caught:
@@ -108,11 +108,11 @@ def test_cores_that_fit_the_totals_and_no_slrs_are_refused_with_what_would_do():
     amounts = [f"{n:,} for {what}" for n, what in ((memory, "memory core"),) if n]
     amounts += [f"{each:,} for compute core", f"{rest:,} for all else"]
     assert (
-        "1 memory and 3 compute cores of 64 × 32 need dsp in one SLR each "
-        f"({', '.join(amounts)}); u50 allows 1,549 + 1,649 in its 2 SLRs (80% of 4,000)"
+        "1 memory and 1 compute cores of 64 × 32 need dsp in one SLR each "
+        f"({', '.join(amounts)}); u50 allows 658 + 700 in its 2 SLRs (80% of 1,700)"
     ) in str(error)
     (need,) = error.needs
-    assert (need.resource, need.field, need.have) == ("u50", "dsp", 4000)
+    assert (need.resource, need.field, need.have) == ("u50", "dsp", 1700)
     assert any(f"--set device.0.dsp={need.need:.0f}" in hint for hint in error.hints)
     enough = budget_of("u50", dsp=int(need.need))
     (found,) = enumerate_patterns(chosen, enough, PINNED, alone=True, onchip_beats=0)
@@ -171,8 +171,8 @@ def test_patterns_are_all_that_no_other_one_beats(onchip):
             seen += 1
             least = np.array(merits(made))
             assert (table >= least - 1e-12 * abs(least)).all(axis=1).any(), made.name
-    assert seen > 50
-    assert only_totals > 10
+    assert seen > (50 if onchip else 30)
+    assert only_totals > (10 if onchip else 0)
 
 
 def merits(pattern):
