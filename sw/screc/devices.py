@@ -101,31 +101,34 @@ class DeviceSpec:
 
     def budget(self) -> Resources:
         """Resources that may be planned with: fill limits applied, rounded down."""
-        return self._filled(self.lut, self.ff, self.dsp, self.bram36, self.uram)
+        return Resources(
+            **{name: self.filled(name, getattr(self, name)) for name in RESOURCE_NAMES}
+        )
 
     def slr_budgets(self) -> tuple[Resources, ...]:
         """The same of each SLR: a core lies in one of them."""
-        figures = [self.by_slr(name) for name in RESOURCE_NAMES]
-        return tuple(self._filled(*each) for each in zip(*figures, strict=True))
+        figures = (
+            (self.filled(name, have) for have in self.by_slr(name)) for name in RESOURCE_NAMES
+        )
+        return tuple(
+            Resources(**dict(zip(RESOURCE_NAMES, each, strict=True)))
+            for each in zip(*figures, strict=True)
+        )
 
-    def by_slr(self, name: str) -> tuple[int, ...]:
-        """What a kernel may use of a resource in each SLR: the total as the platform shares it.
+    def by_slr(self, name: str, total: int | None = None) -> tuple[int, ...]:
+        """What a kernel may use of a resource in each SLR: a total as the platform shares it.
 
-        Fractions are rounded down.
+        Fractions are rounded down. ``total`` is the device's unless another one is given.
         """
-        total, shares = getattr(self, name), getattr(self, f"slr_{name}")
+        total = getattr(self, name) if total is None else total
+        shares = getattr(self, f"slr_{name}")
         if len(shares) == 1:
             return (total,)
         return tuple(total * share // sum(shares) for share in shares)
 
-    def _filled(self, lut: int, ff: int, dsp: int, bram36: int, uram: int) -> Resources:
-        return Resources(
-            lut=int(lut * self.lut_fill),
-            ff=int(ff * self.ff_fill),
-            dsp=int(dsp * self.dsp_fill),
-            bram36=int(bram36 * self.bram_fill),
-            uram=int(uram * self.uram_fill),
-        )
+    def filled(self, name: str, have: int) -> int:
+        """What may be planned with of an amount of a resource, rounded down."""
+        return int(have * getattr(self, "bram_fill" if name == "bram36" else f"{name}_fill"))
 
     def random_gbs(self, row_bytes: int) -> float:
         """GB/s of useful bytes of one channel on random rows of ``row_bytes``.

@@ -50,7 +50,7 @@ class Budget:
         """The least figure of a resource of which ``used`` is within the fill limit."""
         fill = getattr(self.spec, "bram_fill" if name == "bram36" else f"{name}_fill")
         figure = int(used / fill)
-        while int(figure * fill) < used:
+        while self.spec.filled(name, figure) < used:
             figure += 1
         return float(figure)
 

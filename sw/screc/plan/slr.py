@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -101,27 +102,45 @@ def figures_needed(
     None of them is more than it must be beside the others. ``used`` is the logic of all cores
     together, by resource.
     """
-    least = {name: max(budget.figure(name, used[name]), budget.usable[name]) for name in RESOURCES}
+    usable, spec = budget.usable, budget.spec
+    least = {name: int(max(budget.figure(name, used[name]), usable[name])) for name in RESOURCES}
     if len(budget.slr_limits) == 1:
-        return {name: least[name] for name in RESOURCES if least[name] > budget.usable[name]}
+        return {name: float(n) for name, n in least.items() if n > usable[name]}
 
-    def raised(figures: Mapping[str, float]) -> Budget:
-        whole = {name: int(figure) for name, figure in figures.items()}
-        return Budget(dataclasses.replace(budget.spec, **whole))  # type: ignore[arg-type]
+    @functools.cache
+    def column(name: str, figure: int) -> list[int]:
+        return [spec.filled(name, have) for have in spec.by_slr(name, figure)]
 
-    def enough(figures: Mapping[str, float]) -> bool:
-        return can_deal(parts, memory, compute, raised(figures))
+    def enough(figures: Mapping[str, int]) -> bool:
+        limits = np.array([column(*each) for each in figures.items()], np.float64).T
+        return Dealer(compute, parts.compute, parts.rest, limits).most(parts.memory) >= memory
 
-    found = dict(least)
-    for name in RESOURCES:  # as much of all of them that every SLR could hold all cores
-        while min(each[name] for each in raised(found).slr_limits) < used[name]:
-            found[name] = 2 * max(found[name], 1.0)
-    for name in RESOURCES:
-        low, high = least[name] - 1, found[name]
-        if enough(found | {name: least[name]}):
-            high = least[name]
+    def lowest(figures: Mapping[str, int], name: str) -> int:
+        """The least figure that does beside the others, of which its own does."""
+        low, high = least[name] - 1, figures[name]
+        if enough({**figures, name: least[name]}):
+            return least[name]
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (low, middle) if enough(found | {name: middle}) else (middle, high)
-        found[name] = high
-    return {name: found[name] for name in RESOURCES if found[name] > budget.usable[name]}
+            low, high = (low, middle) if enough({**figures, name: middle}) else (middle, high)
+        return high
+
+    def scaled(share: float) -> dict[str, int]:
+        return {name: math.ceil(figure * share) for name, figure in least.items()}
+
+    low, high = 0.0, 1.0
+    while not enough(scaled(high)):
+        low, high = high, 2 * high
+    while low and high - low > 1e-3 * low:  # all alike at first, as any one may ease the others
+        middle = (low + high) / 2
+        low, high = (low, middle) if enough(scaled(middle)) else (middle, high)
+    choices = []
+    for order in (RESOURCES, RESOURCES[::-1]):
+        figures = scaled(high)
+        for name in order:
+            figures[name] = lowest(figures, name)
+        choices.append({name: float(n) for name, n in figures.items() if n > usable[name]})
+    return min(
+        choices,
+        key=lambda figures: sum(n / max(usable[name], 1.0) for name, n in figures.items()),
+    )
