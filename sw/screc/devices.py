@@ -107,9 +107,7 @@ class DeviceSpec:
 
     def slr_budgets(self) -> tuple[Resources, ...]:
         """The same of each SLR: a core lies in one of them."""
-        figures = (
-            (self.filled(name, have) for have in self.by_slr(name)) for name in RESOURCE_NAMES
-        )
+        figures = [[self.filled(name, n) for n in self.by_slr(name)] for name in RESOURCE_NAMES]
         return tuple(
             Resources(**dict(zip(RESOURCE_NAMES, each, strict=True)))
             for each in zip(*figures, strict=True)
