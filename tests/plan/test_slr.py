@@ -7,12 +7,15 @@ import random
 import numpy as np
 import pytest
 
-from screc.errors import PlanError, PlanErrorKind
+from screc.errors import CheckError, PlanError, PlanErrorKind
 from screc.plan.budget import RESOURCES, Budget
 from screc.plan.catalogue import Catalogue, Pins, enumerate_patterns, excess, fits, lacks
+from screc.plan.check import Rule, check
+from screc.plan.explain import WEIGHTS, _Explainer, explain, with_needs
 from screc.plan.slr import Dealer, Parts, can_deal, figures_needed
+from screc.plan.solve import solve
 from screc_hw.resources import Resources
-from tests.plan.support import budget_of, shape_of
+from tests.plan.support import budget_of, problem_of, shape_of
 
 SHAPE = shape_of([4000, 500], top=(16, 1))
 
@@ -173,6 +176,36 @@ def test_patterns_are_all_that_no_other_one_beats(onchip):
             assert (table >= least - 1e-12 * abs(least)).all(axis=1).any(), made.name
     assert seen > (50 if onchip else 30)
     assert only_totals > (10 if onchip else 0)
+
+
+def test_a_plan_without_a_place_for_its_cores_is_explained_and_refused(monkeypatch):
+    monkeypatch.setitem(WEIGHTS, "rate", 100.0)  # logic is to be named
+    monkeypatch.setitem(WEIGHTS, "clock_mhz", 100.0)
+    pins = Pins(memory=4, compute=1, rows=64, slots=2, weights="onchip", onchip=False)
+    problem = problem_of(
+        [100_000] * 4,
+        pins=pins,
+        batch=128,
+        top=(1024, 1024, 512, 1),
+        device={"kind": "u50", "dsp": 1700, "channels": 4},
+        demands={name: {"onchip": False} for name in "abcd"},
+    )
+    (only,) = problem.classes
+    best = max(pattern.capacity["samples"] for pattern in only.patterns)
+    asked = dataclasses.replace(
+        problem, classes=(dataclasses.replace(only, pins=pins, onchip_beats=0),), rate=1.2 * best
+    )
+    error = explain(asked, alternatives=False)
+    (need,) = error.needs
+    assert (need.field, need.have) == ("dsp", 1700)
+    enough = with_needs(asked, error.needs)
+    plan = solve(enough)
+    check(plan, enough)
+    less = with_needs(asked, [dataclasses.replace(need, need=need.need * 0.98)])
+    assert not _Explainer(less, "highs").fits(less)
+    with pytest.raises(CheckError, match="do not fit the 2 SLRs of u50") as caught:
+        check(plan, asked)  # whose totals have room for them
+    assert caught.value.rule == Rule.SLR
 
 
 def merits(pattern):
