@@ -16,6 +16,9 @@ from screc_hw.resources import Resources
 OVERRIDE = "configuration"
 """Source of a figure that ``[[device]]`` gives."""
 
+RESOURCE_NAMES = ("lut", "ff", "dsp", "bram36", "uram")
+"""Resources that a device has some of in every SLR."""
+
 RANDOM_ROW_BYTES = (64, 128, 256, 512)
 """Row sizes that the random-access figures are for."""
 
@@ -24,8 +27,8 @@ RANDOM_ROW_BYTES = (64, 128, 256, 512)
 class DeviceSpec:
     """A device: figures of one card.
 
-    Resources are those of the region that a kernel may use; ``*_fill`` is the share of each that is
-    planned with, and :meth:`budget` the product.
+    Resources are those of the region that a kernel may use, in all SLRs together; ``*_fill`` is the
+    share of each that is planned with, and :meth:`budget` the product.
     """
 
     kind: str
@@ -37,6 +40,12 @@ class DeviceSpec:
     dsp: int
     bram36: int
     uram: int
+    slr_lut: tuple[int, ...]
+    """LUTs of each SLR of the platform, by which ``lut`` is shared; likewise the next four."""
+    slr_ff: tuple[int, ...]
+    slr_dsp: tuple[int, ...]
+    slr_bram36: tuple[int, ...]
+    slr_uram: tuple[int, ...]
     lut_fill: float
     ff_fill: float
     dsp_fill: float
@@ -93,12 +102,31 @@ class DeviceSpec:
     def budget(self) -> Resources:
         """Resources that may be planned with: fill limits applied, rounded down."""
         return Resources(
-            lut=int(self.lut * self.lut_fill),
-            ff=int(self.ff * self.ff_fill),
-            dsp=int(self.dsp * self.dsp_fill),
-            bram36=int(self.bram36 * self.bram_fill),
-            uram=int(self.uram * self.uram_fill),
+            **{name: self.filled(name, getattr(self, name)) for name in RESOURCE_NAMES}
         )
+
+    def slr_budgets(self) -> tuple[Resources, ...]:
+        """The same of each SLR: a core lies in one of them."""
+        figures = [[self.filled(name, n) for n in self.by_slr(name)] for name in RESOURCE_NAMES]
+        return tuple(
+            Resources(**dict(zip(RESOURCE_NAMES, each, strict=True)))
+            for each in zip(*figures, strict=True)
+        )
+
+    def by_slr(self, name: str, total: int | None = None) -> tuple[int, ...]:
+        """What a kernel may use of a resource in each SLR: a total as the platform shares it.
+
+        Fractions are rounded down. ``total`` is the device's unless another one is given.
+        """
+        total = getattr(self, name) if total is None else total
+        shares = getattr(self, f"slr_{name}")
+        if len(shares) == 1:
+            return (total,)
+        return tuple(total * share // sum(shares) for share in shares)
+
+    def filled(self, name: str, have: int) -> int:
+        """What may be planned with of an amount of a resource, rounded down."""
+        return int(have * getattr(self, "bram_fill" if name == "bram36" else f"{name}_fill"))
 
     def random_gbs(self, row_bytes: int) -> float:
         """GB/s of useful bytes of one channel on random rows of ``row_bytes``.
@@ -235,6 +263,8 @@ def resolve_device(device: DeviceConfig) -> DeviceSpec:
     figures = _kinds()[device.kind]
     values: dict[str, Any] = {"ssd_gib": None, "ssd_kiops": None, "p2p_gbs": None}
     values |= {name: figure["value"] for name, figure in figures.items()}
+    for name in RESOURCE_NAMES:
+        values[f"slr_{name}"] = tuple(values.get(f"slr_{name}", [values[name]]))
     sources = {name: figure["source"] for name, figure in figures.items()}
     given = device.model_dump(exclude={"kind", "count"}, exclude_none=True)
     values |= given

@@ -504,14 +504,31 @@ def have_less_logic(rng, plan, problem):
     return (plan, with_figures(problem, number, **{name: math.ceil(most) - 1})) if most else None
 
 
-@breaks(*LOGIC, "dram", "channel", "time")
+@breaks("slr")
+def leave_no_gaps_in_slrs(rng, plan, problem):
+    """As much logic as all cores together need, of which no SLR may waste any."""
+    found = [d for d, each in enumerate(budgets_of(plan, problem)) if each.spec.slrs > 1]
+    if not found:
+        return None
+    name, device = rng.choice(LOGIC), plan.devices[rng.choice(found)]
+    number = class_of(problem, device)
+    budget = problem.classes[number].budget
+    most = max(
+        pattern(problem, each, budget).used[name]
+        for each in plan.devices
+        if each.kind == device.kind
+    )
+    return plan, with_figures(problem, number, **{name: math.ceil(most)})
+
+
+@breaks(*LOGIC, "slr", "dram", "channel", "time")
 def build_more_columns(rng, plan, problem):
     found = [d for d, device in enumerate(plan.devices) if device.cores.compute]
     d = rng.choice(found)
     return change_shapes(plan, d, columns=4 * plan.devices[d].shapes.columns), problem
 
 
-@breaks(*LOGIC, "dram", "channel", "time")
+@breaks(*LOGIC, "slr", "dram", "channel", "time")
 def build_more_cores(rng, plan, problem):
     d = rng.randrange(len(plan.devices))
     cores = plan.devices[d].cores

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections import Counter, defaultdict
+from fractions import Fraction
 
 import numpy as np
 
@@ -25,6 +27,7 @@ from screc.plan.schema import (
     TtForm,
 )
 from screc_hw.model import FeatureShape, ModelShape, TableShape
+from screc_hw.resources import Resources
 from screc_hw.tt.params import TtParams
 from screc_hw.tt.shape import TtShape
 
@@ -287,6 +290,10 @@ def tighten(rng, plan, problem):
             )
             / GIB
         )
+        tight = Budget(dataclasses.replace(each.budget.spec, **figures))
+        while not all(slow_dealt(pattern(problem, d, tight), tight) for d in mine):
+            figures |= {name: math.ceil(figures[name] * 1.1) for name in LOGIC}
+            tight = Budget(dataclasses.replace(each.budget.spec, **figures))
         if each.budget.has_ssd:
             figures["ssd_gib"] = max(use.ssd for use in sizes) / GIB
         problem = with_figures(problem, number, **figures)
@@ -499,6 +506,31 @@ class _Hashed:
         return self._key == other._key
 
 
+def slow_dealt(made, budget):
+    """Whether any assignment of cores to SLRs keeps the limits of all of them."""
+    spec = budget.spec
+    fills = (spec.lut_fill, spec.ff_fill, spec.dsp_fill, spec.bram_fill, spec.uram_fill)
+    shares = [getattr(spec, f"slr_{name}") for name in LOGIC]
+    limits = [
+        [
+            int(int(getattr(spec, name) * Fraction(share[slr], sum(share))) * fill)
+            for name, share, fill in zip(LOGIC, shares, fills, strict=True)
+        ]
+        for slr in range(spec.slrs)
+    ]
+    own = [made.core.resources()] * made.compute if made.compute else []
+    for _ in range(made.memory):
+        own.append(made.gather.resources() + (made.tt.resources() if made.tt else Resources()))
+    cores = np.array([[getattr(core, name) for name in LOGIC] for core in own])
+    cores = np.vstack([cores, [made.used[name] for name in LOGIC] - cores.sum(axis=0)])
+    return any(
+        (
+            np.stack([cores[np.array(slrs) == n].sum(axis=0) for n in range(spec.slrs)]) <= limits
+        ).all()
+        for slrs in itertools.product(range(spec.slrs), repeat=len(cores))
+    )
+
+
 def slow_faults(plan, problem):
     """Every rule of structure and capacity that a plan breaks."""
     found = set()
@@ -543,6 +575,8 @@ def slow_faults(plan, problem):
             return {"tt"}
         made = pattern(problem, d, budget)
         found |= {name for name in LOGIC if made.used[name] > budget.limits[name]}
+        if not slow_dealt(made, budget):
+            found.add("slr")
         use = SlowBytes(problem, d)
         if max(use.onchip, default=0) > 64 * d.shapes.onchip_beats:
             found.add("onchip")

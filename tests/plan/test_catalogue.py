@@ -16,6 +16,7 @@ from screc.plan.catalogue import (
     deepest,
     enumerate_patterns,
     excess,
+    fits,
     flight_cycles,
     frontier,
 )
@@ -171,21 +172,22 @@ def test_the_frontier_is_that_of_all_pairs():
     assert frontier([]) == []
 
 
-@pytest.mark.parametrize("uram", [0, 4, 40])
+@pytest.mark.parametrize("kind", ["smartssd", "u50", "u250"])
+@pytest.mark.parametrize("uram", [0, 4, 40, 150])
 @pytest.mark.parametrize("bram36", [60, 300])
-def test_the_deepest_memory_is_the_deepest_that_fits(uram, bram36):
-    budget = budget_of(uram=uram, bram36=bram36)
-    chosen, cores = catalogue(), Cores(2, 1)
-    if excess(cores.at(chosen, budget, 0), budget):
+def test_the_deepest_memory_is_the_deepest_that_fits(kind, uram, bram36):
+    budget = budget_of(kind, uram=uram, bram36=bram36)
+    chosen, cores = catalogue(), Cores(4 if kind == "u250" else 2, 1)
+    if not fits(cores.at(chosen, budget, 0), budget):
         assert deepest(cores, chosen, budget, 1 << 20) is None
         return
     found = deepest(cores, chosen, budget, 1 << 20)
     depth = found.gather.onchip_beats
-    assert not excess(found, budget)
+    assert fits(found, budget)
     steps = [d for d in (64, 512, 1024, 2048) if d > depth]
     steps += [d for d in range(4096, depth + 3 * 4096, 4096) if d > depth]
     for more in steps:
-        assert excess(cores.at(chosen, budget, more), budget), more
+        assert not fits(cores.at(chosen, budget, more), budget), more
     # no more than there are rows for
     assert deepest(cores, chosen, budget, 64).gather.onchip_beats in (0, 64)
     assert deepest(cores, chosen, budget, 0).gather.onchip_beats == 0

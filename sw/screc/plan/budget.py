@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from functools import cached_property
 
-from screc.devices import DeviceSpec
+from screc.devices import RESOURCE_NAMES, DeviceSpec
 
-RESOURCES = ("lut", "ff", "dsp", "bram36", "uram")
+RESOURCES = RESOURCE_NAMES
 """Logic that cores share, as in ``screc_hw.resources.Resources``."""
 
 GIB = 1 << 30
@@ -39,6 +39,20 @@ class Budget:
         """What a plan may use of each: the usable amount × the fill limit."""
         budget = self.spec.budget().as_dict()
         return {name: float(budget[name]) for name in RESOURCES}
+
+    @cached_property
+    def slr_limits(self) -> tuple[Mapping[str, float], ...]:
+        """The same of each SLR."""
+        found = (each.as_dict() for each in self.spec.slr_budgets())
+        return tuple({name: float(each[name]) for name in RESOURCES} for each in found)
+
+    def figure(self, name: str, used: float) -> float:
+        """The least figure of a resource of which ``used`` is within the fill limit."""
+        fill = getattr(self.spec, "bram_fill" if name == "bram36" else f"{name}_fill")
+        figure = int(used / fill)
+        while self.spec.filled(name, figure) < used:
+            figure += 1
+        return float(figure)
 
     @property
     def clock_hz(self) -> float:

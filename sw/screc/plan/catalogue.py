@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
 from screc.errors import ConfigError, Need, PlanError, PlanErrorKind
 from screc.plan.budget import RESOURCES, Budget
+from screc.plan.slr import Dealer, Parts, can_deal, figures_needed, limits_of
 from screc_hw.combiner.params import CombinerParams
 from screc_hw.compute.params import ComputeParams
 from screc_hw.compute.program import streamed_beats
@@ -91,6 +93,8 @@ class Pattern:
         Of the reconstructor of each memory core, or None.
     used
         Logic, by resource.
+    parts
+        The same by what must lie in one SLR.
     capacity
         By resource of ``docs/planner.md``: what the device does in a second, or holds.
     sample_beats
@@ -108,6 +112,7 @@ class Pattern:
     combiner: CombinerParams | None
     tt: TtParams | None
     used: Mapping[str, float]
+    parts: Parts
     capacity: Mapping[str, float]
     sample_beats: float
     weight_bytes: int
@@ -187,6 +192,7 @@ class Catalogue:
         self._core = functools.cache(self._make_core)
         self._gather_resources = functools.cache(MemoryCoreParams.resources)
         self.gather_used = functools.cache(self._gather_used)
+        self.deeper = functools.cache(_deeper)
         self._combiner_resources = functools.cache(_combiner_resources)
         self._tt_resources = functools.cache(TtParams.resources)
         self._combine = functools.cache(self._combine_cycles)
@@ -245,14 +251,15 @@ class Catalogue:
                 rowwise=self._rowwise,
                 tt_fraction=fraction,
             )
-        used = HostParams().resources(memory=memory, compute=compute)
-        if gather is not None:
-            used += memory * self._gather_resources(gather)
-            if tt is not None:
-                used += memory * self._tt_resources(tt)
-        if core is not None and combiner is not None:
-            used += self._combiner_resources(combiner, max(memory, 1), compute)
-            used += compute * core.resources
+        rest = HostParams().resources(memory=memory, compute=compute)
+        if combiner is not None:
+            rest += self._combiner_resources(combiner, max(memory, 1), compute)
+        parts = Parts(
+            self.memory_logic(gather, tt) if gather is not None else Resources(),
+            core.resources if core is not None else Resources(),
+            rest,
+        )
+        used = rest + memory * parts.memory + compute * parts.compute
         pattern = Pattern(
             memory=memory,
             compute=compute,
@@ -261,12 +268,18 @@ class Catalogue:
             combiner=combiner,
             tt=tt,
             used=used.as_dict(),
+            parts=parts,
             capacity={},
             sample_beats=0.0,
             weight_bytes=0,
             latency=0.0,
         )
         return self._rate(pattern, budget, core)
+
+    def memory_logic(self, gather: MemoryCoreParams, tt: TtParams | None) -> Resources:
+        """Logic of a memory core with its reconstructor."""
+        logic = self._gather_resources(gather)
+        return logic if tt is None else logic + self._tt_resources(tt)
 
     def _gather_used(self, params: MemoryCoreParams) -> dict[str, float]:
         """Logic of a memory core, by resource."""
@@ -344,6 +357,10 @@ class Catalogue:
         )
 
 
+def _deeper(params: MemoryCoreParams, onchip_beats: int) -> MemoryCoreParams:
+    return dataclasses.replace(params, onchip_beats=onchip_beats)
+
+
 def _combiner_resources(params: CombinerParams, inputs: int, cores: int) -> Resources:
     return params.resources(inputs=inputs, cores=cores)
 
@@ -358,6 +375,20 @@ def flight_cycles(row_beats: int, outstanding: int = OUTSTANDING) -> float:
 def excess(pattern: Pattern, budget: Budget) -> list[str]:
     """Resources of which ``pattern`` needs more than the budget's limit."""
     return [name for name in RESOURCES if pattern.used[name] > budget.limits[name]]
+
+
+def fits(pattern: Pattern, budget: Budget) -> bool:
+    """Whether ``pattern`` keeps the budget's limits, in every SLR."""
+    if excess(pattern, budget):
+        return False
+    if len(budget.slr_limits) == 1:
+        return True
+    return can_deal(pattern.parts, pattern.memory, pattern.compute, budget)
+
+
+def lacks(pattern: Pattern, budget: Budget) -> dict[str, float]:
+    """Figures, by resource, that raised together would let ``pattern`` fit; none if it does."""
+    return figures_needed(pattern.parts, pattern.memory, pattern.compute, budget, pattern.used)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -381,43 +412,63 @@ class _Cores:
         return catalogue.make(budget, **chosen | {"pool_beats": pool, "onchip_beats": depth})
 
 
-def deepest(cores: _Cores, catalogue: Catalogue, budget: Budget, most: int) -> Pattern | None:
+def deepest(
+    cores: _Cores,
+    catalogue: Catalogue,
+    budget: Budget,
+    most: int,
+    bare: Pattern | None = None,
+) -> Pattern | None:
     """The pattern with the most room for rows on chip, up to ``most`` beats per core, that fits.
 
-    None where it does not fit without any.
+    None where it does not fit without any; ``bare`` is the pattern without, where it is known to.
     """
-    bare = cores.at(catalogue, budget, 0)
-    if excess(bare, budget):
-        return None
+    if bare is None:
+        bare = cores.at(catalogue, budget, 0)
+        if not fits(bare, budget):
+            return None
     if not most or bare.gather is None:
         return bare
-    small = cores.at(catalogue, budget, SMALL_BEATS[-1]).gather
-    assert small is not None  # the memory cores are the same, with a little more memory
+    # the memory cores are the same, with a little more memory
+    small = dataclasses.replace(
+        bare.gather, onchip_beats=SMALL_BEATS[-1], pool_beats=cores.pool_beats
+    )
     spare = {
         name: (budget.limits[name] - bare.used[name]) / bare.memory
         + catalogue.gather_used(bare.gather)[name]
         for name in RESOURCES
     }
 
-    def fits(depth: int) -> bool:
-        used = catalogue.gather_used(dataclasses.replace(small, onchip_beats=depth))
-        return all(used[name] <= spare[name] for name in RESOURCES)
+    dealer = None
+    if len(budget.slr_limits) > 1:
+        limits, parts = limits_of(budget), bare.parts
+        dealer = Dealer(bare.compute, parts.compute, parts.rest, limits)
 
-    if fits(most):
+    def fits_at(depth: int) -> bool:
+        gather = catalogue.deeper(small, depth)
+        used = catalogue.gather_used(gather)
+        if any(used[name] > spare[name] for name in RESOURCES):
+            return False
+        return (
+            dealer is None or dealer.most(catalogue.memory_logic(gather, cores.tt)) >= bare.memory
+        )
+
+    if fits_at(most):
         return cores.at(catalogue, budget, most)
     low, high = 0, -(-most // URAM_BEATS)
     while low < high:  # the largest count of URAMs in depth that fits
         middle = -(-(low + high) // 2)
-        low, high = (middle, high) if fits(middle * URAM_BEATS) else (low, middle - 1)
+        low, high = (middle, high) if fits_at(middle * URAM_BEATS) else (low, middle - 1)
     depths = [low * URAM_BEATS] if low else [d for d in SMALL_BEATS if d < most]
-    return next((cores.at(catalogue, budget, d) for d in depths if fits(d)), bare)
+    return next((cores.at(catalogue, budget, d) for d in depths if fits_at(d)), bare)
 
 
-def frontier(patterns: Sequence[Pattern], *, used: bool = False) -> list[int]:
+def frontier(patterns: Sequence[Pattern], *, used: bool = False, slrs: int = 1) -> list[int]:
     """Indices of the patterns that no other one dominates; smaller ones win ties.
 
     One dominates another if it is at least as good in everything that a plan asks of it and, with
-    ``used``, takes no more logic.
+    ``used``, takes no more logic: with several ``slrs`` no more and no larger cores, since it must
+    fit wherever the other one does.
     """
     if not patterns:
         return []
@@ -431,7 +482,7 @@ def frontier(patterns: Sequence[Pattern], *, used: bool = False) -> list[int]:
                 *_tt_words(p.tt),
                 # more sub-batches under way even out bags of unlike length, which no mean shows
                 p.core.slots if p.core else 0,
-                *([-p.used[name] for name in RESOURCES] if used else ()),
+                *(_logic(p, slrs) if used else ()),
             ]
             for p in patterns
         ]
@@ -444,6 +495,22 @@ def frontier(patterns: Sequence[Pattern], *, used: bool = False) -> list[int]:
         if not (others >= merits[i]).all(axis=1).any():
             kept = np.append(kept[~(merits[i] >= others).all(axis=1)], i)
     return [int(i) for i in kept]
+
+
+def _logic(pattern: Pattern, slrs: int) -> list[float]:
+    """What of a pattern's logic less is better."""
+    if slrs == 1:
+        return [-pattern.used[name] for name in RESOURCES]
+    parts = pattern.parts
+    return [
+        -pattern.memory,
+        -pattern.compute,
+        *(
+            -float(getattr(part, name))
+            for part in (parts.memory, parts.compute, parts.rest)
+            for name in RESOURCES
+        ),
+    ]
 
 
 def _tt_words(tt: TtParams | None) -> tuple[int, ...]:
@@ -499,9 +566,9 @@ def enumerate_patterns(
         cores = dataclasses.replace(side, memory=m, tt=tt, pool_beats=pool)
         # with a little memory for rows, so that all that this takes is there
         bare = cores.at(catalogue, budget, depth)
-        if depth and excess(bare, budget) and pool == pools[0]:
+        if depth and pool == pools[0] and not fits(bare, budget):
             bare = cores.at(catalogue, budget, 0)
-        if excess(bare, budget):
+        if not fits(bare, budget):
             refused.append(bare)
         else:
             fitting.append(bare)
@@ -509,12 +576,17 @@ def enumerate_patterns(
     if not any(p.compute for p in fitting):
         raise nothing_fits([p for p in refused if p.compute] or refused, budget)
     deep: list[Pattern] = []
-    for i in frontier(fitting, used=True):
+    for i in frontier(fitting, used=True, slrs=len(budget.slr_limits)):
         cores = chosen[i]
         room = -(-onchip_beats // max(cores.memory, 1)) if pins.onchip else 0
         room += uneven_beats(len(catalogue.shape.tables)) if room else 0
-        found = deepest(cores, catalogue, budget, room)
-        deep += [found, cores.at(catalogue, budget, 0)] if found and room else [fitting[i]]
+        if not room:
+            deep.append(fitting[i])
+            continue
+        bare = cores.at(catalogue, budget, 0)
+        found = deepest(cores, catalogue, budget, room, bare)
+        assert found is not None
+        deep += [found, bare]
     return tuple(deep[i] for i in frontier(deep))
 
 
@@ -549,26 +621,28 @@ def _compute_sides(
         raise ConfigError(str(wrong), field="model") from wrong
     return [
         *([_Cores(1, 0)] if 0 in compute else []),
-        *(sides[i] for i in frontier(rated, used=True)),
+        *(sides[i] for i in frontier(rated, used=True, slrs=len(budget.slr_limits))),
     ]
 
 
 def nothing_fits(patterns: Sequence[Pattern], budget: Budget) -> PlanError:
     """Say what the nearest pattern lacks: the least sum of relative raises of all that is short."""
 
-    def lacks(pattern: Pattern) -> dict[str, float]:
+    def over(pattern: Pattern) -> dict[str, float]:
+        """Raises that the totals need at least."""
         return {
             name: pattern.used[name] / max(budget.limits[name], 1.0) - 1
             for name in excess(pattern, budget)
         }
 
-    best = min(patterns, key=lambda pattern: sum(lacks(pattern).values()))
-    short = lacks(best)
+    if len(budget.slr_limits) == 1:
+        best = min(patterns, key=lambda pattern: sum(over(pattern).values()))
+    else:
+        best = _nearest(patterns, budget, over)
+    figures = lacks(best, budget)
+    short = {name: figure / max(budget.usable[name], 1.0) - 1 for name, figure in figures.items()}
     scarce = max(short, key=lambda name: short[name])
-    needs = [
-        Need(budget.kind, name, budget.usable[name], _figure(budget, name, best.used[name]))
-        for name in short
-    ]
+    needs = [Need(budget.kind, name, budget.usable[name], figures[name]) for name in short]
     cores = f"{best.memory} memory and {best.compute} compute cores"
     smaller_tt = []
     if best.tt is not None:
@@ -576,9 +650,7 @@ def nothing_fits(patterns: Sequence[Pattern], budget: Budget) -> PlanError:
         smaller_tt = ["a smaller tt_rank or tt_rows of the tables in TT form"]
     size = f" of {best.core.rows} × {best.core.columns}" if best.core else ""
     amounts = "; ".join(
-        f"{best.used[name]:,.0f} {name}; {budget.kind} allows {budget.limits[name]:,.0f} "
-        f"({budget.limits[name] / max(budget.usable[name], 1):.0%} of {budget.usable[name]:,.0f})"
-        for name in sorted(short, key=lambda name: -short[name])
+        _amount(best, budget, name) for name in sorted(short, key=lambda name: -short[name])
     )
     options = " ".join(f"--set device.0.{need.field}={need.need:.0f}" for need in needs)
     return PlanError(
@@ -594,10 +666,39 @@ def nothing_fits(patterns: Sequence[Pattern], budget: Budget) -> PlanError:
     )
 
 
-def _figure(budget: Budget, name: str, used: float) -> float:
-    """The least figure of a resource of which ``used`` is within the fill limit."""
-    fill = getattr(budget.spec, "bram_fill" if name == "bram36" else f"{name}_fill")
-    figure = int(used / fill)
-    while int(figure * fill) < used:
-        figure += 1
-    return float(figure)
+def _nearest(
+    patterns: Sequence[Pattern], budget: Budget, over: Callable[[Pattern], dict[str, float]]
+) -> Pattern:
+    """The pattern whose raises sum to least where they are for cores dealt to SLRs."""
+    order = sorted(
+        ((sum(over(pattern).values()), i) for i, pattern in enumerate(patterns)),
+    )
+    best, least = patterns[order[0][1]], math.inf
+    for bound, i in order:
+        if bound > least:
+            break
+        figures = lacks(patterns[i], budget)
+        raises = sum(figures[name] / max(budget.usable[name], 1.0) - 1 for name in figures)
+        if raises < least:
+            best, least = patterns[i], raises
+    return best
+
+
+def _amount(pattern: Pattern, budget: Budget, name: str) -> str:
+    """How much of a resource a pattern needs, and what a device allows."""
+    limit, usable = budget.limits[name], budget.usable[name]
+    share = f"({limit / max(usable, 1):.0%} of {usable:,.0f})"
+    if pattern.used[name] > limit or len(budget.slr_limits) == 1:
+        return f"{pattern.used[name]:,.0f} {name}; {budget.kind} allows {limit:,.0f} {share}"
+    parts = pattern.parts
+    each = {
+        "memory core": getattr(parts.memory, name) if pattern.memory else 0,
+        "compute core": getattr(parts.compute, name) if pattern.compute else 0,
+        "all else": getattr(parts.rest, name),
+    }
+    needs = ", ".join(f"{need:,.0f} for {what}" for what, need in each.items() if need)
+    have = " + ".join(f"{slr[name]:,.0f}" for slr in budget.slr_limits)
+    return (
+        f"{name} in one SLR each ({needs}); {budget.kind} allows {have} in its "
+        f"{len(budget.slr_limits)} SLRs {share}"
+    )

@@ -79,6 +79,8 @@ class Rule(enum.StrEnum):
     DSP = "dsp"
     BRAM36 = "bram36"
     URAM = "uram"
+    SLR = "slr"
+    """Every core lies in one SLR, and so does all that is neither memory nor compute core."""
     ONCHIP = "onchip"
     """Rows fit each memory core's on-chip beats."""
     DRAM = "dram"
@@ -771,6 +773,9 @@ class _Device:
             used, limit = self.logic[name], self.budget.limits[name]
             if used > limit:
                 yield Rule(name), f"{self.plan.kind} allows {limit:,.0f}, {used:,.0f} are used"
+        slrs = [list(each.values()) for each in self.budget.slr_limits]
+        if len(slrs) > 1 and not _has_place(self._pieces(), slrs):
+            yield Rule.SLR, f"its cores do not fit the {len(slrs)} SLRs of {self.plan.kind}"
         for rule, size, most in (
             (Rule.ONCHIP, self.onchip_bytes(), self.plan.shapes.onchip_beats * BEAT),
             (Rule.DRAM, self.dram_bytes(), self.budget.dram_bytes),
@@ -796,6 +801,25 @@ class _Device:
             used += compute * _core_resources(pattern.core)
             used += _combiner_resources(pattern.combiner, self.ports, compute)
         return used.as_dict()
+
+    def _pieces(self) -> list[tuple[float, ...]]:
+        """Logic, by resource, of what must lie in one SLR each; cores that are alike are together.
+
+        A memory core and its reconstructor are one; so are the combiner and the host side.
+        """
+        pattern = self.pattern
+        memory, compute = pattern.memory, pattern.compute
+        rest = HostParams().resources(memory=memory, compute=compute)
+        pieces: list[Resources] = []
+        if pattern.core is not None and pattern.combiner is not None:
+            rest += _combiner_resources(pattern.combiner, self.ports, compute)
+            pieces += [_core_resources(pattern.core)] * compute
+        if pattern.gather is not None:
+            core = _core_resources(pattern.gather)
+            if pattern.tt is not None:
+                core += _core_resources(pattern.tt)
+            pieces += [core] * memory
+        return [tuple(each.as_dict()[name] for name in RESOURCES) for each in [rest, *pieces]]
 
     def _core_bytes(self, which: NDArray[np.bool_]) -> Ints:
         """Bytes of rows in every memory core: a table's begin at a whole beat."""
@@ -1017,6 +1041,26 @@ class _Device:
             return 0.0
         alone = core.alone_cycles(self.problem.compute_shape, latency=LATENCY_CYCLES)
         return (self.batch_cycles + alone) / self.budget.clock_hz
+
+
+def _has_place(pieces: Sequence[Sequence[float]], slrs: Sequence[Sequence[float]]) -> bool:
+    """Whether each piece can lie in one of the SLRs, which have ``slrs`` of each resource left."""
+    failed: set[tuple[int, tuple[tuple[float, ...], ...]]] = set()
+
+    def place(number: int, left: tuple[tuple[float, ...], ...]) -> bool:
+        if number == len(pieces):
+            return True
+        state = number, tuple(sorted(left))
+        if state in failed:
+            return False
+        for chosen, room in enumerate(left):
+            rest = tuple(have - need for have, need in zip(room, pieces[number], strict=True))
+            if min(rest) >= 0 and place(number + 1, (*left[:chosen], rest, *left[chosen + 1 :])):
+                return True
+        failed.add(state)
+        return False
+
+    return place(0, tuple(tuple(each) for each in slrs))
 
 
 # --- the whole plan ---

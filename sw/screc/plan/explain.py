@@ -20,7 +20,7 @@ import pyomo.environ as pyo
 from screc.devices import all_devices
 from screc.errors import Need, PlanError, PlanErrorKind
 from screc.plan.budget import GIB, RESOURCES
-from screc.plan.catalogue import RATES, excess, frontier
+from screc.plan.catalogue import RATES, frontier, lacks
 from screc.plan.problem import Problem, TableDemand
 from screc.plan.rebuild import rebuild
 from screc.plan.schema import Plan
@@ -642,7 +642,8 @@ class _Explainer:
                 ).classes[k]
                 patterns = {p.name: p for p in larger.patterns} | patterns
             every = tuple(patterns.values())
-            kept = {every[i].name for i in frontier(every, used=True)} | names
+            slrs = len(base.budget.slr_limits)
+            kept = {every[i].name for i in frontier(every, used=True, slrs=slrs)} | names
             every = tuple(p for p in every if p.name in kept)
             classes.append(dataclasses.replace(base, patterns=every))
             own.append(names)
@@ -834,13 +835,13 @@ class _Elastic:
         m.larger_rules = pyo.ConstraintList()
         for k, i in foreign:
             each = self.problem.classes[k]
-            p, limits = each.patterns[i], each.budget.limits
+            p, usable = each.patterns[i], each.budget.usable
             m.larger_rules.add(m.devices[k, i] <= each.count * m.larger[k, i])
-            for name in excess(p, each.budget):
+            for name, figure in lacks(p, each.budget).items():
                 if (k, name) not in self.allowed:
                     m.larger_rules.add(m.larger[k, i] <= 0)
                     continue
-                over = p.used[name] / limits[name] - 1 if limits[name] else 1e3
+                over = figure / usable[name] - 1 if usable[name] else 1e3
                 m.larger_rules.add(m.raised[k, name] >= over * m.larger[k, i])
 
 

@@ -87,7 +87,16 @@ def with_patterns(problem: Problem, klass: int) -> DeviceClass:
         problem.shape,
         problem.compute_shape,
         problem.batch,
-        _Shaping(each.budget, (*shaping, tuple(each.budget.limits.values()))),
+        _Shaping(
+            each.budget,
+            (
+                *shaping,
+                *(
+                    tuple(limits.values())
+                    for limits in (each.budget.limits, *each.budget.slr_limits)
+                ),
+            ),
+        ),
         each.pins,
         not problem.exchange,
         most,
