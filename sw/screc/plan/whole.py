@@ -3,7 +3,8 @@
 What the pooled model's prices say a table costs is one number; by it tables are moved between
 devices (:mod:`screc.plan.exchange`). Then each device's own tiers (:mod:`screc.plan.retier`) make
 up for what it has too much of one resource, and say what it costs there in truth; and again.
-Only tables that no device could carry are cut, into as few parts as can be.
+Tables that no device could carry are cut, into as few parts as can be; where levels stay uneven,
+as with few tables, others too, one part more or less at a time.
 """
 
 from __future__ import annotations
@@ -33,6 +34,15 @@ ROUNDS, FAILURES = 8, 2
 
 CURVED = 2.0
 """Of the first search: weight of the square of how far a device's memory is from full."""
+
+CUT_TABLES, CUT_WORK = 8, 2_000
+"""Dearest tables that other counts of parts are tried of; and searches × devices × tables."""
+
+CUT_ABOVE, CUT_GAIN = 1.003, 1e-3
+"""Level ÷ that of all devices as one above which they are tried, and the gain that counts."""
+
+SHARINGS = 4
+"""Times at most that tables are assigned for the shares of the samples that the last one led to."""
 
 REFINEMENTS = 4
 """Of the intervals around each device's splits, at most."""
@@ -64,6 +74,7 @@ class _Item:
 class _State:
     """Devices of the items, what that leads to on each, and the level of the worst."""
 
+    items: list[_Item]
     owner: Ints
     samples: Floats
     tiers: Sequence[Retiered]
@@ -97,7 +108,7 @@ def assign_whole(
         tiers = found[d].tiers
         device.samples = float(state.samples[d])
         for i in np.flatnonzero(state.owner == d):
-            item = search.items[i]
+            item = state.items[int(i)]
             segments = tiers.get(item.table, search.units[item.table].segments)
             device.units += [Unit(item.table, segments, item.of, r) for r in item.residues]
 
@@ -133,8 +144,6 @@ class _Whole:
         for t, unit in self.units.items():
             self.tables[t] = _row(rated.loads(0, first_tt(problem, 0), unit))
         self._price()
-        self.items = self._items()
-        self.loads = np.array([self._load(i) for i in self.items]).reshape(-1, len(NAMES))
         self.known: dict[tuple[int, float, bytes], Retiered] = {}
 
     def _price(self) -> None:
@@ -154,53 +163,96 @@ class _Whole:
         found: Floats = self.out[table] * self.rated.problem.tables[table].bags_met(share)
         return found
 
-    def _items(self) -> list[_Item]:
-        """Tables, in parts where they are too dear for one device."""
+    def _parts(self) -> dict[int, int]:
+        """Parts of every table, the dearest first: several where one device could not carry it."""
         mean = self.room.mean(0)
-        used = (self.held + self.side * self.samples[:, None]).mean(0) / mean
+        used = self.held.mean(0) / mean  # a device may leave the samples to others
         memory = np.where(TIMED, 0.0, 1.0)
         allowed = self.level + float(((memory - used) * self.price).sum())
-        items: list[_Item] = []
-        for t in sorted(self.units):
-            cost = float((self.tables[t] / mean * self.price).sum())
-            parts = min(math.ceil(cost / max(GIANT * allowed, 1e-300)), STRIPES)
-            if parts < 2 or t in self.fixed or not self.rated.problem.split:
-                items.append(_Item(t))
-                continue
-            items += [_Item(t, STRIPES, tuple(range(i, STRIPES, parts))) for i in range(parts)]
-        return items
+        costs = {t: float((self.tables[t] / mean * self.price).sum()) for t in self.units}
+        parts: dict[int, int] = {}
+        for t in sorted(costs, key=lambda t: (-costs[t], t)):
+            parts[t] = 1
+            if t not in self.fixed and self.rated.problem.split:
+                least = math.ceil(costs[t] / max(GIANT * allowed, 1e-300))
+                parts[t] = max(1, min(least, STRIPES))
+        return parts
+
+    def best(self) -> _State:
+        """Search with as few parts as can be, then with more or fewer of the dearest tables."""
+        problem, parts = self.rated.problem, self._parts()
+        state = self._searched(parts)
+        trials = CUT_WORK // (len(self.room) * len(parts)) if problem.split and parts else 0
+        movable = [t for t in parts if t not in self.fixed][:CUT_TABLES]
+        better = True
+        while better and state.worst > CUT_ABOVE * self.level:
+            better = False
+            for t, change in itertools.product(movable, (1, -1, None)):
+                count = 1 if change is None else parts[t] + change
+                if trials <= 0 or not 1 <= count <= min(len(self.room), STRIPES):
+                    continue
+                if change is None and parts[t] < 3:
+                    continue
+                trials -= 1
+                try:
+                    found = self._searched(parts | {t: count})
+                except PlanError:
+                    continue
+                if found.worst < state.worst * (1 - CUT_GAIN):
+                    state, parts, better = found, parts | {t: count}, True
+        return state
 
     def _load(self, item: _Item) -> Floats:
         whole = self.tables[item.table] - self._bags(item.table, 1.0)
         return whole * item.share + self._bags(item.table, item.share)
 
-    def best(self) -> _State:
+    def _searched(self, parts: Mapping[int, int]) -> _State:
+        """Search for the best devices of all parts, and the best shares of the samples, in turn."""
+        state = best = self._assigned(parts, self.samples)
+        for _ in range(SHARINGS):
+            levelled = self._levelled(state)
+            if levelled.worst > state.worst * (1 - CUT_GAIN):
+                break  # the samples were where they should be
+            best = min(best, levelled, key=lambda each: each.worst)
+            if len(self.room) * len(parts) > CUT_WORK:
+                break  # that takes too long
+            state = self._assigned(parts, levelled.samples)
+            best = min(best, state, key=lambda each: each.worst)
+        return best
+
+    def _assigned(self, parts: Mapping[int, int], samples: Floats) -> _State:
         """Search, look what each device can do, and search again around the best found."""
+        items = [
+            _Item(t, STRIPES, tuple(range(i, STRIPES, count))) if count > 1 else _Item(t)
+            for t, count in sorted(parts.items())
+            for i in range(count)
+        ]
+        loads = np.array([self._load(item) for item in items]).reshape(-1, len(NAMES))
         devices = np.arange(len(self.room))
         curved, failures = CURVED, 0
         balance = Balance(
-            loads=self.loads,
+            loads=loads,
             room=self.room,
-            used=self.held + self.side * self.samples[:, None],
+            used=self.held + self.side * samples[:, None],
             timed=TIMED,
             level=np.full(len(devices), self.level),
             centre=np.tile(self.centre, (len(devices), 1)),
             prices=np.tile(self.price, (len(devices), 1)),
             curved=curved * self.price * ~TIMED,
         )
-        order = np.argsort(-(self.loads / self.room.mean(0) * self.price).sum(1), kind="stable")
+        order = np.argsort(-(loads / self.room.mean(0) * self.price).sum(1), kind="stable")
         owner = greedy(balance, order)
         best: _State | None = None
         for _ in range(ROUNDS):
             owner = exchanged(balance, owner)
             try:
-                state = self._state(owner, self.samples)
+                state = self._state(items, owner, samples)
             except PlanError:
                 state = None
             if state is not None and (best is None or state.worst < best.worst * (1 - BETTER)):
                 best, curved, failures = state, curved / 2, 0
                 sums = np.zeros_like(self.room)
-                np.add.at(sums, owner, self.loads)
+                np.add.at(sums, owner, loads)
                 balance = dataclasses.replace(
                     balance,
                     level=state.levels,
@@ -215,7 +267,7 @@ class _Whole:
             balance = dataclasses.replace(balance, curved=curved * self.price * ~TIMED)
         if best is None:
             raise PlanError(PlanErrorKind.DRAM, "whole tables do not fit the devices")
-        return self._levelled(best)
+        return best
 
     def _levelled(self, state: _State) -> _State:
         """Give samples from devices that have much to do to others."""
@@ -225,11 +277,11 @@ class _Whole:
                 for d, each in enumerate(state.tiers)
             ]
         )
-        found = self._state(state.owner, _shared(state, slopes, self.limit))
+        found = self._state(state.items, state.owner, _shared(state, slopes, self.limit))
         return found if found.worst < state.worst else state
 
-    def _state(self, owner: Ints, samples: Floats) -> _State:
-        state = _State(owner, samples, (), np.zeros(0))
+    def _state(self, items: list[_Item], owner: Ints, samples: Floats) -> _State:
+        state = _State(items, owner, samples, (), np.zeros(0))
         tiers = [self.retiered(d, state) for d in range(len(self.room))]
         busy = np.divide(samples, self.limit, where=self.limit > 0, out=np.zeros_like(samples))
         levels = np.maximum([each.level for each in tiers], busy)
@@ -237,13 +289,13 @@ class _Whole:
 
     def retiered(self, d: int, state: _State, *, level: float | None = None) -> Retiered:
         """Tiers of a device's tables, see :class:`~screc.plan.retier.Retier`."""
-        mine = np.flatnonzero(state.owner == d)
-        key = (d, float(state.samples[d]), mine.tobytes())
+        shares = np.zeros(len(self.free))
+        for i in np.flatnonzero(state.owner == d):
+            item = state.items[int(i)]
+            shares[item.table] += item.share
+        key = (d, float(state.samples[d]), shares.tobytes())
         if level is None and key in self.known:
             return self.known[key]
-        shares = np.zeros(len(self.free))
-        for i in mine:
-            shares[self.items[i].table] += self.items[i].share
         used = self.held[d] + self.side[d] * state.samples[d]
         for t in np.flatnonzero(shares):
             used = used + (self.tables[t] if t in self.fixed else self._bags(int(t), shares[t]))
