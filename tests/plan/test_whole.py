@@ -174,16 +174,30 @@ def in_dram(problem):
     return decided(problem, [[("dram", 0, t.shape.rows)] for t in problem.tables])
 
 
-def test_tables_stay_whole_unless_no_device_carries_them():
-    problem = devices_of(3, (900, 500, 400, 300, 200, 150, 100, 50), pooling=[1.0] * 8)
+EIGHT = (900, 500, 400, 300, 200, 150, 100, 50)
+
+
+def test_tables_stay_whole_unless_no_device_carries_them(monkeypatch):
+    monkeypatch.setattr("screc.plan.whole.CUT_WORK", 0)
+    problem = devices_of(3, EIGHT, pooling=[1.0] * 8)
     plan = place(problem, in_dram(problem), 1e-5, whole=True)
     held = [table.table for device in plan.devices for table in device.tables]
     assert sorted(held) == sorted(set(held))
     giant = devices_of(3, (900, 50, 40), pooling=[60.0, 1.0, 1.0])
-    cut = place(giant, in_dram(giant), 1e-5, whole=True)
+    cut = place(giant, in_dram(giant), 1e-7, whole=True)
     holders = [d for d in cut.devices if any(t.table == "a" for t in d.tables)]
     assert 1 < len(holders) <= 3
     measure(cut, giant)  # raises unless every rank is somewhere, once
+
+
+def test_more_parts_are_taken_where_that_is_faster(monkeypatch):
+    problem = devices_of(3, (900, 800), pooling=[40.0, 40.0])
+    seconds = {}
+    for work in (0, 2_000):
+        monkeypatch.setattr("screc.plan.whole.CUT_WORK", work)
+        plan = place(problem, in_dram(problem), 1e-7, whole=True)
+        seconds[work] = measure(plan, problem).seconds
+    assert seconds[2_000] < 0.95 * seconds[0]
 
 
 def test_a_giant_table_that_may_not_be_cut_stays_whole():
