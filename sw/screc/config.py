@@ -218,6 +218,18 @@ class PlanTable(Record):
     replicate: bool = False
     """Whether every memory core holds a copy of its rows, on chip or in DRAM."""
 
+    @model_validator(mode="after")
+    def _possible(self) -> PlanTable:
+        if self.tiers == ():
+            raise ValueError("tiers names none; leave it out for onchip, dram and ssd")
+        tiers = {self.pin} if self.pin else set(self.tiers or ("dram",))
+        if self.replicate and not tiers & {"onchip", "dram"}:
+            raise ValueError(
+                f"replicate needs onchip or dram among its tiers, not {', '.join(sorted(tiers))} "
+                "alone"
+            )
+        return self
+
 
 def _is_power_of_two(value: int) -> bool:
     return value > 0 and not value & (value - 1)
@@ -298,6 +310,15 @@ class PlanConfig(Record):
         if self.objective != "throughput" and self.rate is None:
             raise ValueError(f'objective = "{self.objective}" needs rate, in samples per second')
         return self
+
+    @field_validator("table")
+    @classmethod
+    def _once_each(cls, table: tuple[PlanTable, ...]) -> tuple[PlanTable, ...]:
+        names = [each.name for each in table]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"each table once, not twice: {', '.join(map(repr, twice))}")
+        return table
 
 
 class SimulateConfig(Record):

@@ -202,6 +202,15 @@ def test_shape_follows_the_file(case):
             "plan.table.0.name: no table 'bb'; did you mean 'b'? valid: a, b",
         ),
         (
+            "plan.table=[{name='b'}, {name='a'}, {name='b', pin='dram'}]",
+            "config.toml: plan.table: each table once, not twice: 'b'",
+        ),
+        ("plan.table=[{name='b', tiers=[]}]", "config.toml: plan.table.0: tiers names none; leave"),
+        (
+            "plan.table=[{name='b', pin='ssd', replicate=true}]",
+            "config.toml: plan.table.0: replicate needs onchip or dram among its tiers, not ssd",
+        ),
+        (
             "model.preset=criteo-kagle",
             "model.preset: no preset 'criteo-kagle'; did you mean 'criteo-kaggle'? valid: ",
         ),

@@ -651,7 +651,7 @@ class _Search:
         number = dict.fromkeys(range(len(self.groups)), 0)
         around: dict[int, list[int]] = defaultdict(list)
         before: tuple[int, tuple[int, Tier]] | None = None
-        for j, (g, interval) in enumerate(model.pooled.flat):
+        for j, (g, _) in enumerate(model.pooled.flat):
             place = number[g]
             number[g] += 1
             split = any(SPLIT < v < 1 - SPLIT for v in shares[j].values())
@@ -664,7 +664,6 @@ class _Search:
             parts = model.pooled.intervals[g]
             if any(not self.groups[g].is_fine(parts[n], problem.intervals) for n in near):
                 around[g] += near
-            del interval
         for g, places in around.items():
             self.cuts[g] = self.groups[g].refine(self.cuts[g], places)
         return not around

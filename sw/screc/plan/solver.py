@@ -22,6 +22,9 @@ from screc.errors import ConfigError, PlanError, PlanErrorKind, ToolchainError
 MIP_GAP = 1e-4
 """Relative gap at which a solve with an objective ends."""
 
+UNDECIDED = (TerminationCondition.error, TerminationCondition.unknown)
+"""Ends after which HiGHS is asked again with other options."""
+
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
@@ -145,8 +148,12 @@ class Solver:
             updates.update_constraints = False
             updates.update_named_expressions = False
         left = self.left()
-        # at the very edge of what is feasible, HiGHS 1.15 may fail in presolve
-        for presolve in ("choose", "off"):
+        # at the very edge of what is feasible, HiGHS 1.15 may fail in presolve, or not know
+        for options in (
+            {"presolve": "choose", "solver": "choose"},
+            {"presolve": "off", "solver": "choose"},
+            {"presolve": "choose", "solver": "ipm"},
+        ):
             result = solver.solve(
                 model,
                 time_limit=None
@@ -154,14 +161,14 @@ class Solver:
                 else min(left or limit, limit),
                 rel_gap=gap,
                 threads=1,
-                solver_options=self._options | {"presolve": presolve},
+                solver_options=self._options | options,
                 raise_exception_on_nonoptimal_result=False,
                 load_solutions=False,
             )
             solved = result.solution_status in (SolutionStatus.optimal, SolutionStatus.feasible)
             if solved and result.incumbent_objective is None:
                 continue  # an LP that ended with a point that it does not vouch for
-            if result.termination_condition is not TerminationCondition.error:
+            if result.termination_condition not in UNDECIDED:
                 break
         if solved and result.incumbent_objective is not None:
             result.solution_loader.load_vars()
