@@ -285,10 +285,7 @@ class _Explainer:
                 return True
             if search._refuted(search._model(integral=False, optimistic=True), seconds):
                 return False  # however finely the intervals are cut
-            model = search._model(integral=False)
-            model.m.over.unfix()
-            model.m.goal = pyo.Objective(expr=model.m.over)
-            if not Solver(self.name).solve(model.m, gap=1e-2).feasible or search._refine(model):
+            if not search.approach(seconds):
                 return False
             self.kept[variant].cuts = search.cuts
         return False

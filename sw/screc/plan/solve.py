@@ -461,7 +461,13 @@ class _Search:
         required = 1 / problem.rate
         self.progress("relaxed model")
         model = self._model(integral=False)
-        if not self._solve(model, required, problem.objective):
+        for _ in range(ROUNDS):
+            if self._solve(model, required, problem.objective):
+                break
+            if not self.approach(required):
+                raise self._no_plan()
+            model = self._model(integral=False)
+        else:
             raise self._no_plan()
         self._refine(model)
         self._fix_whole(model)
@@ -469,10 +475,11 @@ class _Search:
         plan: Plan | None = None
         for _ in range(ROUNDS):
             model = self._model()
-            if not self._solve(model, required, problem.objective):
+            if self._solve(model, required, problem.objective):
+                if self._refine(model):
+                    break
+            elif not self.approach(required):
                 raise self._no_plan()
-            if self._refine(model):
-                break
         self.progress("placing")
         seconds, slacks = required, iter(SLACKS)
         next(slacks)
@@ -630,6 +637,15 @@ class _Search:
         model.aim(seconds, objective)
         gap = ENERGY_GAP if objective == "energy" else 1e-6
         return self.solver.solve(model.m, gap=gap, limit=STEP_LIMIT).feasible
+
+    def approach(self, seconds: float) -> bool:
+        """Refine intervals where limits are exceeded least; False if that leads no further."""
+        model = self._model(integral=False)
+        model.m.T = seconds
+        model.m.over.unfix()
+        model.m.goal = pyo.Objective(expr=model.m.over)
+        fresh = Solver(self.solver.name, self.solver.left())
+        return fresh.solve(model.m, gap=1e-2).feasible and not self._refine(model)
 
     def _found(self, model: _Model, seconds: float) -> bool:
         """Whether any solution is found; it is in the model then."""
