@@ -34,6 +34,9 @@ CLOSE = 1e-2
 REFINED = 3
 """Rounds of finer intervals at most, until a plan is taken not to exist."""
 
+FASTER = (1.005, 1.1, 2.0, 10.0)
+"""Times the shortest time per sample that are tried where a latency is limited."""
+
 DIGITS = 5
 """Significant digits of an amount, rounded to the side that suffices."""
 
@@ -260,6 +263,8 @@ class _Explainer:
             _Search(each, Solver(solver), lambda text: None) for each in _variants(problem)
         ]
         self.amounts = amounts(problem)
+        self.fastest: dict[int, float] = {}
+        """Time per sample of each variant if it may answer however late."""
 
     # --- is there a plan? ---
 
@@ -300,16 +305,31 @@ class _Explainer:
     def _placed(self, variant: int, problem: Problem) -> Plan | None:
         """A plan that keeps all rules; the pooled model's time is cut until there is one."""
         search = self._at(variant, problem)
-        model, seconds = search._model(), _seconds(problem)
-        for slack in SLACKS if problem.rate else (0.0,) * 3:
-            if not search._solve(model, seconds * (1 - slack), "energy"):
+        model = search._model()
+        for seconds in self._times(variant, problem):
+            if not search._solve(model, seconds, "energy"):
+                if problem.rate is None:
+                    continue
                 return None
-            plan = search._placed(model, seconds * (1 - slack))
+            plan = search._placed(model, seconds)
             if plan is not None:
                 return plan
             search.reserve *= 2
             model = search._model()
         return None
+
+    def _times(self, variant: int, problem: Problem) -> list[float]:
+        """Times per sample to try: with no rate, what is fast answers soon."""
+        seconds = _seconds(problem)
+        if problem.rate is not None:
+            return [seconds * (1 - slack) for slack in SLACKS]
+        slow = [seconds] * 3
+        if problem.max_latency is None:
+            return slow
+        if variant not in self.fastest:
+            free = dataclasses.replace(problem, max_latency=None)
+            self.fastest[variant] = self._at(variant, free).relaxed()
+        return [each for f in FASTER if (each := f * self.fastest[variant]) < seconds] + slow
 
     def _test(self, raises: Raises, holds: Callable[[Problem], bool]) -> bool:
         try:
