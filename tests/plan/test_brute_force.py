@@ -80,7 +80,7 @@ def single_cores(seed):
     return dataclasses.replace(case.problem, classes=[klass], tables=tables), case.ranks
 
 
-@pytest.mark.parametrize("seed", [0, 2, 7, 9, 10, 13, 22, 27])
+@pytest.mark.parametrize("seed", [1, 2, 4, 10, 11, 13, 22, 27])
 def test_no_placement_of_whole_tables_is_better_than_the_bound(seed):
     problem, ranks = single_cores(seed)
     problem = dataclasses.replace(problem, split=False, max_latency=None)

@@ -160,7 +160,7 @@ class Retier:
                     owner.append(index[i])
                     places.append((part, i, s))
         size = len(columns)
-        scale = np.maximum(room.capacity, 1e-300)
+        scale = np.maximum(room.capacity, 1e-30)
         timed = np.arange(len(NAMES)) < len(TIMES)
         each_load = np.array(columns).reshape(size, len(NAMES))
         joules = each_load[:, NAMES.index("power")]

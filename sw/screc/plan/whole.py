@@ -129,7 +129,7 @@ class _Whole:
         self.retier = Retier(problem, self.fixed)
         self.free = np.array([float(t not in self.fixed) for t in range(len(problem.tables))])
         self.room = np.array([[d.pattern.capacity[name] for name in NAMES] for d in devices])
-        self.room = np.maximum(self.room * np.where(TIMED, seconds, 1 - MARGIN), 1e-300)
+        self.room = np.maximum(self.room * np.where(TIMED, seconds, 1 - MARGIN), 1e-30)
         self.held = np.array([_row(fixed_loads(rated, decision, d, 1.0)) for d in devices])
         side = [_row(rated.sample_side(0, d.pattern, decision.whole)) for d in devices]
         self.side = np.where(TIMED, side, 0.0)
@@ -174,7 +174,7 @@ class _Whole:
         for t in sorted(costs, key=lambda t: (-costs[t], t)):
             parts[t] = 1
             if t not in self.fixed and self.rated.problem.split:
-                least = math.ceil(costs[t] / max(GIANT * allowed, 1e-300))
+                least = math.ceil(costs[t] / max(GIANT * allowed, 1e-30))
                 parts[t] = max(1, min(least, STRIPES))
         return parts
 
