@@ -26,10 +26,13 @@ try:
 except SystemExit as end:
     assert not end.code, end.code
 usage = resource.getrusage(resource.RUSAGE_SELF)
+# ru_maxrss would begin with that of the process that started this one
+with open("/proc/self/status") as file:
+    peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
 print(json.dumps({
     "wall_s": time.perf_counter() - started,
     "cpu_s": usage.ru_utime + usage.ru_stime,
-    "peak_gb": usage.ru_maxrss * 1024 / 1e9,
+    "peak_gb": peak * 1024 / 1e9,
 }))
 """
 
