@@ -186,7 +186,7 @@ def test_tables_stay_whole_unless_no_device_carries_them(monkeypatch):
     giant = devices_of(3, (900, 50, 40), pooling=[60.0, 1.0, 1.0])
     cut = place(giant, in_dram(giant), 1e-7, whole=True)
     holders = [d for d in cut.devices if any(t.table == "a" for t in d.tables)]
-    assert 1 < len(holders) <= 3
+    assert len(holders) in (2, 3)
     measure(cut, giant)  # raises unless every rank is somewhere, once
 
 
