@@ -282,19 +282,11 @@ class _Model:
         )
 
     def solve(self, time_limit: float | None, rel_gap: float) -> Monolithic | None:
-        from pyomo.contrib.solver.common.results import SolutionStatus
-        from pyomo.contrib.solver.solvers.highs import Highs
+        from screc.plan.solver import solved_once  # it brings Pyomo, which takes half a second
 
-        result = Highs().solve(
-            self.m,
-            time_limit=time_limit,
-            rel_gap=rel_gap,
-            raise_exception_on_nonoptimal_result=False,
-            load_solutions=False,
-        )
-        if result.solution_status not in (SolutionStatus.optimal, SolutionStatus.feasible):
+        result = solved_once(self.m, time_limit=time_limit, rel_gap=rel_gap)
+        if result is None:
             return None
-        result.solution_loader.load_vars()
         return Monolithic(
             float(result.incumbent_objective) * UNIT,
             float(result.objective_bound) * UNIT,

@@ -105,9 +105,8 @@ def two_tier(
     """
     import pyomo.environ as pyo
     from pyomo.contrib.solver.common.results import SolutionStatus
-    from pyomo.contrib.solver.solvers.highs import Highs
 
-    from screc.plan.solver import silenced  # it brings Pyomo, which takes half a second
+    from screc.plan.solver import solved_once  # it brings Pyomo, which takes half a second
 
     choices = [
         (m, j, i)
@@ -167,17 +166,9 @@ def two_tier(
         return total(m, lambda j, i: bytes_slow(j, i) / scale) <= devices[m].slow_bytes / scale
 
     model.objective = pyo.Objective(expr=model.C)
-    with silenced():
-        result = Highs().solve(
-            model,
-            time_limit=time_limit,
-            rel_gap=rel_gap,
-            raise_exception_on_nonoptimal_result=False,
-            load_solutions=False,
-        )
-    if result.solution_status not in (SolutionStatus.optimal, SolutionStatus.feasible):
+    result = solved_once(model, time_limit=time_limit, rel_gap=rel_gap)
+    if result is None:
         return None
-    result.solution_loader.load_vars()
     chosen = [(m, j, i) for m, j, i in choices if model.w[m, j, i].value > 0.5]
     device = [m for m, j, i in sorted(chosen, key=lambda choice: choice[1])]
     step = [i for m, j, i in sorted(chosen, key=lambda choice: choice[1])]

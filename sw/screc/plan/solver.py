@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pyomo.environ as pyo
-from pyomo.contrib.solver.common.results import SolutionStatus, TerminationCondition
+from pyomo.contrib.solver.common.results import Results, SolutionStatus, TerminationCondition
 from pyomo.contrib.solver.solvers.highs import Highs
 
 from screc.errors import ConfigError, PlanError, PlanErrorKind, ToolchainError
@@ -42,6 +42,24 @@ def silenced() -> Iterator[None]:
                 os.dup2(kept, 1)
     finally:
         os.close(kept)
+
+
+def solved_once(
+    model: pyo.ConcreteModel, *, time_limit: float | None, rel_gap: float
+) -> Results | None:
+    """Solve a model by HiGHS and load what it found into it; None where it found nothing."""
+    with silenced():
+        result = Highs().solve(
+            model,
+            time_limit=time_limit,
+            rel_gap=rel_gap,
+            raise_exception_on_nonoptimal_result=False,
+            load_solutions=False,
+        )
+    if result.solution_status not in (SolutionStatus.optimal, SolutionStatus.feasible):
+        return None
+    result.solution_loader.load_vars()
+    return result
 
 
 @dataclasses.dataclass(frozen=True)

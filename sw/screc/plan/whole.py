@@ -138,8 +138,6 @@ class _Whole:
         shares = [decision.samples[0][p] / counts[p] for p in itertools.chain(*decision.patterns)]
         self.samples = np.array(shares) / sum(shares)
         self.out = np.array([_row(costs.partial_out(t, budget)) for t in problem.tables])
-        if not problem.exchange:
-            self.out *= 0.0
         self.tables = np.zeros((len(problem.tables), len(NAMES)))
         for t, unit in self.units.items():
             self.tables[t] = _row(rated.loads(0, first_tt(problem, 0), unit))
@@ -169,12 +167,12 @@ class _Whole:
         used = self.held.mean(0) / mean  # a device may leave the samples to others
         memory = np.where(TIMED, 0.0, 1.0)
         allowed = self.level + float(((memory - used) * self.price).sum())
-        costs = {t: float((self.tables[t] / mean * self.price).sum()) for t in self.units}
+        dear = {t: float((self.tables[t] / mean * self.price).sum()) for t in self.units}
         parts: dict[int, int] = {}
-        for t in sorted(costs, key=lambda t: (-costs[t], t)):
+        for t in sorted(dear, key=lambda t: (-dear[t], t)):
             parts[t] = 1
             if t not in self.fixed and self.rated.problem.split:
-                least = math.ceil(costs[t] / max(GIANT * allowed, 1e-30))
+                least = math.ceil(dear[t] / max(GIANT * allowed, 1e-30))
                 parts[t] = max(1, min(least, STRIPES))
         return parts
 
